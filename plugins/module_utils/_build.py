@@ -1,0 +1,236 @@
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Builds: the source of an application and its installed dependencies."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import ReleaseError
+
+#: Looked for in this order at the top of the source.
+DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the dependencies of a source get installed.
+
+    :param kind: ``uv.lock``, ``requirements``, ``pyproject`` or ``none``.
+    :param path: the file, relative to the source; empty for ``none``.
+    """
+
+    kind: str
+    path: str = ""
+
+
+def is_project(pyproject: str) -> bool:
+    """Tell whether a ``pyproject.toml`` describes something to install.
+
+    Many hold nothing but the settings of linters.
+    """
+    return re.search(r"^\s*\[\s*(project|build-system)\s*\]", pyproject, re.M) is not None
+
+
+def plan_dependencies(code: Path, named: str) -> Plan:
+    """Find out how the dependencies of a source are declared.
+
+    :param code: the unpacked source.
+    :param named: a file relative to it, ``auto`` to look for one, ``none`` for no dependencies.
+    :raises ReleaseError: when the named file is not there, or is of no known kind.
+    """
+    if named == "none":
+        return Plan("none")
+    if named != "auto":
+        path = PurePosixPath(named)
+        if path.is_absolute() or ".." in path.parts:
+            raise ReleaseError(
+                f"app_dependencies: '{named}' must be a path inside the source, such as "
+                "'requirements/production.txt'"
+            )
+        if not (code / path).is_file():
+            there = ", ".join(sorted(entry.name for entry in code.iterdir())) or "nothing"
+            raise ReleaseError(
+                f"app_dependencies: '{named}' is not in the source. At its top there is: {there}. "
+                "Name the file as a path from there, or leave the variable out to have one found."
+            )
+        return Plan(_kind(path.name), str(path))
+    for name in DEPENDENCY_FILES:
+        if not (code / name).is_file():
+            continue
+        if name == "pyproject.toml" and not is_project((code / name).read_text(errors="replace")):
+            continue
+        return Plan(_kind(name), name)
+    return Plan("none")
+
+
+def _kind(name: str) -> str:
+    if name == "uv.lock":
+        return "uv.lock"
+    if name == "pyproject.toml":
+        return "pyproject"
+    if name.endswith((".txt", ".in")):
+        return "requirements"
+    raise ReleaseError(
+        f"app_dependencies: '{name}' is of no kind that can be installed: name a uv.lock, a "
+        "pyproject.toml or a requirements file that ends in .txt"
+    )
+
+
+def carries_hashes(requirements: str) -> bool:
+    """Tell whether a requirements file pins archives by digest."""
+    return re.search(r"(^|\s)--hash[= ]\S", requirements, re.M) is not None
+
+
+def install_commands(
+    uv: str, python: str, venv: Path, code: Path, plan: Plan, packages: Sequence[str]
+) -> list[list[str]]:
+    """List the commands that make the virtual environment of a build.
+
+    :param uv: path of the uv executable.
+    :param python: interpreter of the host for the environment.
+    :param packages: requirements of the application itself when it is a package, not a source.
+    """
+    target = ["--python", str(venv / "bin" / "python"), "--compile-bytecode"]
+    commands = [[uv, "venv", "--python", python, "--no-python-downloads", str(venv)]]
+    if plan.kind == "uv.lock":
+        commands.append(
+            [
+                uv, "sync", "--frozen", "--no-dev", "--no-editable", "--compile-bytecode",
+                "--no-python-downloads", "--python", python,
+                "--project", str((code / plan.path).parent),
+            ]
+        )  # fmt: skip
+    elif plan.kind == "requirements":
+        text = (code / plan.path).read_text(errors="replace")
+        hashes = ["--require-hashes"] if carries_hashes(text) else []
+        commands.append([uv, "pip", "install", *target, *hashes, "-r", str(code / plan.path)])
+    elif plan.kind == "pyproject":
+        commands.append([uv, "pip", "install", *target, str((code / plan.path).parent)])
+    if packages:
+        commands.append([uv, "pip", "install", *target, *packages])
+    return commands
+
+
+def distribution_installed(venv: Path, name: str) -> bool:
+    """Tell whether a distribution is installed in a virtual environment."""
+    wanted = re.sub(r"[-_.]+", "_", name).lower()
+    return any(
+        re.sub(r"[-_.]+", "_", path.name.split("-")[0]).lower() == wanted
+        for path in venv.glob("lib/python*/site-packages/*.dist-info")
+    )
+
+
+def requirement_name(requirement: str) -> str:
+    """Return the distribution that a requirement names."""
+    match = re.match(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)", requirement)
+    if match is None:
+        raise ReleaseError(f"'{requirement}' is not a requirement: write it as 'name==version'")
+    return match[1]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs the commands of a build as the account that builds.
+
+    :param uid: user and group to run as.
+    :param environment: the whole environment of the commands.
+    """
+
+    uid: int
+    gid: int
+    environment: Mapping[str, str]
+
+    def __call__(self, command: Sequence[str], cwd: Path) -> str:
+        """Run a command.
+
+        :raises ReleaseError: with the end of what it printed, when it fails.
+        """
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=cwd,
+            env=dict(self.environment),
+            user=self.uid,
+            group=self.gid,
+            extra_groups=(),
+            umask=0o022,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode != 0:
+            tail = "\n".join(done.stdout.strip().splitlines()[-30:])
+            raise ReleaseError(f"{' '.join(command)} failed with status {done.returncode}:\n{tail}")
+        return done.stdout
+
+
+def unpack_source(archive: Path, code: Path) -> None:
+    """Unpack a source that the controller has made and checked."""
+    code.mkdir(parents=True)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            # Python 3.10 before 3.10.12 has no extraction filters; the controller lets nothing
+            # but plain files, directories and links inside the root into these archives.
+            tar.extract(member, code, numeric_owner=True)
+
+
+def own(root: Path, uid: int, gid: int) -> None:
+    """Give a tree to an account, links included, and take write access from all others."""
+    os.chown(root, uid, gid)
+    for directory, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = Path(directory, name)
+            os.chown(path, uid, gid, follow_symlinks=False)
+            if not path.is_symlink():
+                mode = path.stat().st_mode & 0o7777
+                if mode & 0o6022:
+                    path.chmod(mode & ~0o6022)
+
+
+def modules_at_top(code: Path) -> list[str]:
+    """List what could be imported from the top of a source, for an error message."""
+    names = {path.stem for path in code.glob("*.py")}
+    names |= {path.parent.name for path in code.glob("*/__init__.py")}
+    return sorted(names)
+
+
+def pack(build: Path, archive: Path) -> None:
+    """Pack a build into a zstd archive, owners by number."""
+    temporary = archive.with_name(archive.name + ".new")
+    _tar("--create", "--zstd", "--file", str(temporary), "--numeric-owner",
+         "--directory", str(build.parent), build.name)  # fmt: skip
+    os.rename(temporary, archive)
+
+
+def unpack(archive: Path, build: Path) -> None:
+    """Unpack an archive of :func:`pack` at the same path, whole or not at all."""
+    build.parent.mkdir(parents=True, exist_ok=True)
+    staging = build.with_name(f".new-{build.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        _tar("--extract", "--zstd", "--file", str(archive), "--numeric-owner", "--same-owner",
+             "--preserve-permissions", "--directory", str(staging))  # fmt: skip
+        shutil.rmtree(build, ignore_errors=True)
+        os.rename(staging / build.name, build)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _tar(*arguments: str) -> None:
+    done = subprocess.run(
+        ["tar", *arguments], check=False, capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode != 0:
+        raise ReleaseError(f"tar {' '.join(arguments)}: {done.stderr.strip()}")

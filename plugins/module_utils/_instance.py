@@ -1,0 +1,366 @@
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Instances of releases: their systemd units, and the gate that each must pass."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
+    Layout,
+    ReleaseError,
+    write_file,
+)
+
+MASK = "********"
+UNIT_PROPERTIES = "ActiveState,SubState,Result,NRestarts"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an instance must answer before it gets traffic.
+
+    :param path: request target of the health check.
+    :param host: value of the ``Host`` header.
+    :param status: accepted status codes, single ones or ranges such as ``200-399``.
+    :param body: regular expression that the body must contain, or ``None``.
+    :param deadline: seconds from the start until the instance must have passed.
+    :param interval: seconds between two tries.
+    """
+
+    path: str = "/"
+    host: str = "localhost"
+    status: Sequence[str] = ("200-399",)
+    body: str | None = None
+    deadline: float = 60.0
+    interval: float = 0.25
+
+    def accepts(self, status: int) -> bool:
+        """Tell whether a status code is among the accepted ones."""
+        for entry in self.status:
+            low, _separator, high = str(entry).partition("-")
+            if int(low) <= status <= int(high or low):
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to the gate's request, or the reason why there was none."""
+
+    status: int | None = None
+    reason: str = ""
+    body: str = ""
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return self.reason
+        text = " ".join(self.body.split())
+        return f"HTTP {self.status} {self.reason}".rstrip() + (f": {text[:300]}" if text else "")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, gate: Gate, timeout: float) -> Answer:
+    """Send the gate's request to a unix socket.
+
+    :param timeout: seconds for the connection and for each read.
+    :returns: the answer; failures come back as an ``Answer`` without a status.
+    """
+    connection = _UnixConnection(path, timeout)
+    try:
+        connection.request(
+            "GET",
+            gate.path,
+            headers={
+                "Host": gate.host,
+                "User-Agent": "wsgi.fleet gate",
+                "X-Forwarded-For": "127.0.0.1",
+                "X-Forwarded-Proto": "https",
+                "Connection": "close",
+            },
+        )
+        response = connection.getresponse()
+        body = response.read(1 << 20).decode("utf-8", "replace")
+        return Answer(response.status, response.reason, body)
+    except FileNotFoundError:
+        return Answer(reason="nothing listens on the instance's socket yet")
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(reason=f"no answer: {type(error).__name__}: {error}")
+    finally:
+        connection.close()
+
+
+def judge(gate: Gate, answer: Answer) -> bool:
+    """Tell whether an answer passes the gate."""
+    if answer.status is None or not gate.accepts(answer.status):
+        return False
+    return gate.body is None or re.search(gate.body, answer.body) is not None
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """The part of ``systemctl show`` that the gate looks at."""
+
+    active: str
+    sub: str
+    result: str
+    restarts: int
+
+    @property
+    def broken(self) -> bool:
+        """Whether the instance died after it was started."""
+        return self.active == "failed" or self.sub == "auto-restart" or self.restarts > 0
+
+
+def parse_unit_state(text: str) -> UnitState:
+    """Read what ``systemctl show`` prints of the properties in ``UNIT_PROPERTIES``."""
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return UnitState(
+        active=values.get("ActiveState", "unknown"),
+        sub=values.get("SubState", "unknown"),
+        result=values.get("Result", "unknown"),
+        restarts=int(values.get("NRestarts") or 0),
+    )
+
+
+def secrets_of(environment: Mapping[str, str], public: str) -> set[str]:
+    """List the values of an environment that no text may show.
+
+    Passwords inside URLs and strings inside JSON count too. Values below four characters, and
+    those that stand in ``public`` anyway (the unit, the app server's configuration), do not:
+    hiding them would only make a traceback unreadable.
+    """
+    found: set[str] = set()
+
+    def add(value: object) -> None:
+        if isinstance(value, str):
+            found.add(value)
+            found.update(match[1] for match in re.finditer(r"://[^/@\s]*:([^@\s]+)@", value))
+        elif isinstance(value, dict):
+            for item in value.values():
+                add(item)
+        elif isinstance(value, list):
+            for item in value:
+                add(item)
+
+    for value in environment.values():
+        add(value)
+        with contextlib.suppress(ValueError):
+            add(json.loads(value))
+    return {value for value in found if len(value) >= 4 and value not in public}
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Hide values in a text, the longest first."""
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return text
+
+
+def run(*command: str, check: bool = True) -> str:
+    """Run a command and return what it wrote to standard output.
+
+    :raises ReleaseError: with the command and its message, when ``check`` and it failed.
+    """
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    if check and done.returncode != 0:
+        raise ReleaseError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+class Systemd:
+    """The few things that the life cycle asks of systemd."""
+
+    def reload(self) -> None:
+        """Make systemd read its unit files again."""
+        run("systemctl", "daemon-reload")
+
+    def start(self, unit: str) -> None:
+        """Start a unit without waiting for it; an earlier failure is forgotten."""
+        run("systemctl", "reset-failed", unit, check=False)
+        run("systemctl", "start", "--no-block", unit)
+
+    def stop(self, *units: str) -> None:
+        """Stop units and wait until they are gone."""
+        if units:
+            run("systemctl", "stop", *units)
+            run("systemctl", "reset-failed", *units, check=False)
+
+    def state(self, unit: str) -> UnitState:
+        """Return the state of a unit; an unknown one is inactive."""
+        return parse_unit_state(
+            run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit)
+        )
+
+    def active(self, pattern: str) -> list[str]:
+        """List the units that match a pattern and run, start or stop at the moment."""
+        text = run(
+            "systemctl", "list-units", "--plain", "--no-legend", "--full",
+            "--state=active,activating,reloading,deactivating", pattern,
+        )  # fmt: skip
+        return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+    def journal(self, unit: str, since: float, lines: int = 40) -> str:
+        """Return the last lines that a unit logged.
+
+        :param since: seconds since the epoch.
+        """
+        return run(
+            "journalctl", "--no-pager", "--output=cat", f"--unit={unit}",
+            f"--since=@{int(since)}", f"--lines={lines}", check=False,
+        ).strip()  # fmt: skip
+
+
+def install_unit(layout: Layout, release: str, unit: str) -> bool:
+    """Write an instance's unit file and let systemd consider it at boot.
+
+    :returns: whether anything changed, that is, whether systemd must reload.
+    """
+    changed = write_file(layout.unit(release), unit, 0o644)
+    link = layout.wanted(release)
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(layout.unit(release))
+        changed = True
+    return changed
+
+
+def remove_unit(layout: Layout, release: str) -> bool:
+    """Take an instance's unit away; it must be stopped.
+
+    :returns: whether anything changed.
+    """
+    changed = False
+    for path in (layout.wanted(release), layout.unit(release), layout.permit(release)):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            changed = True
+    return changed
+
+
+class GateFailure(ReleaseError):
+    """An instance that did not pass its gate.
+
+    :param reason: what went wrong.
+    :param answer: the last answer to the gate's request.
+    """
+
+    def __init__(self, reason: str, answer: Answer) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.answer = answer
+
+
+def pass_gate(
+    layout: Layout,
+    release: str,
+    gate: Gate,
+    systemd: Systemd,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Answer:
+    """Wait until an instance passes its gate.
+
+    It fails at once when the instance dies, and at the deadline otherwise.
+
+    :returns: the answer that passed.
+    :raises GateFailure: with the last answer.
+    """
+    end = clock() + gate.deadline
+    unit = layout.unit_name(release)
+    answer = Answer(reason="nothing listens on the instance's socket yet")
+    while True:
+        remaining = end - clock()
+        if remaining <= 0:
+            break
+        answer = ask(layout.socket(release), gate, max(0.1, min(remaining, 10.0)))
+        if judge(gate, answer):
+            return answer
+        state = systemd.state(unit)
+        if state.broken:
+            raise GateFailure(f"the instance died while it started ({state.result})", answer)
+        sleep(min(gate.interval, max(0.0, end - clock())))
+    expected = ", ".join(str(entry) for entry in gate.status)
+    wanted = f"status {expected}" + (f" and a body that matches {gate.body!r}" if gate.body else "")
+    raise GateFailure(
+        f"GET {gate.path} did not answer with {wanted} within {gate.deadline:g} s", answer
+    )
+
+
+def diagnose_import(
+    layout: Layout, release: str, module: str, user: str, environment: Mapping[str, str]
+) -> str | None:
+    """Tell why an application module does not import, or ``None`` when it does.
+
+    It runs as the application's user with the release's environment.
+
+    :param module: in Gunicorn's form, ``package.module:attribute``.
+    """
+    name, _separator, attribute = module.partition(":")
+    attribute = re.split(r"\(", attribute or "application")[0]
+    program = (
+        "import importlib, sys\n"
+        "sys.path.insert(0, '')\n"
+        "value = importlib.import_module(sys.argv[1])\n"
+        "for part in sys.argv[2].split('.'):\n"
+        "    value = getattr(value, part)\n"
+    )
+    directory = layout.release(release) / "build"
+    try:
+        done = subprocess.run(
+            [str(directory / "venv" / "bin" / "python"), "-c", program, name, attribute],
+            check=False,
+            cwd=directory / "code",
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", **environment},
+            user=user,
+            group=user,
+            extra_groups=(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{type(error).__name__}: {error}"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit status {done.returncode}"
+
+
+def gate_from(arguments: Mapping[str, object]) -> Gate:
+    """Make a gate of a module's ``gate`` option; what is not set keeps its default."""
+    names = {item.name for item in dataclasses.fields(Gate)}
+    return Gate(**{k: v for k, v in arguments.items() if k in names and v is not None})  # type: ignore[arg-type]

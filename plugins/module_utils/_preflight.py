@@ -1,0 +1,518 @@
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks of a whole inventory, before any host is touched.
+
+Every check yields :class:`Problem`: which variable, which value, on which hosts, and what to
+write instead. Nothing here reads an inventory or talks to a host.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME
+from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
+    Request,
+    SourceError,
+    classify,
+    package,
+)
+
+GROUPS = ("app", "cache", "load_balancer")
+
+#: Names that people give to the groups, and what they are called here.
+OTHER_GROUP_NAMES = {
+    "apps": "app", "application": "app", "appservers": "app", "app_servers": "app", "web": "app",
+    "webservers": "app", "redis": "cache", "caches": "cache", "lb": "load_balancer",
+    "balancer": "load_balancer", "balancers": "load_balancer", "haproxy": "load_balancer",
+    "loadbalancer": "load_balancer", "load_balancers": "load_balancer",
+    "loadbalancers": "load_balancer",
+}  # fmt: skip
+
+#: What must be the same on every app host, since they serve the same application.
+FLEET_WIDE = (
+    "app_name", "app_source", "app_version", "app_source_checksum", "app_module",
+    "app_dependencies", "app_host_names", "app_health_path", "app_health_host", "app_static",
+)  # fmt: skip
+
+#: Texts of several lines, by their nature.
+MULTILINE = frozenset({"app_source_key", "app_env", "app_build_environment", "app_default_env"})
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,25}")
+MODULE = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+    r"(?::[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*(?:\([A-Za-z0-9_=, .'-]*\))?)?"
+)
+HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)(?:\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    r"(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+REQUEST_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
+STATUS = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
+
+#: Ubuntu and Debian releases that the roles are made for: oldest version of each.
+SUPPORTED = {"ubuntu": (22, 4), "debian": (12, 0)}
+OLDEST_PYTHON = (3, 10)
+
+#: Which processes may hold a port already, since the roles reconfigure them.
+OURS = {"nginx": {"nginx"}, "load_balancer": {"haproxy"}, "redis": {"redis-server", "valkey-server"}}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the inventory.
+
+    :param variables: what the inventory sets of the roles' variables, templated.
+    :param failures: variables that could not be templated, with the reason.
+    """
+
+    name: str
+    groups: frozenset[str] = frozenset()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
+    base: str = ""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Something that cannot work.
+
+    :param variable: the variable or group that it is about.
+    :param text: value and remedy, in one sentence or two.
+    """
+
+    variable: str
+    text: str
+
+
+#: A check of one value: returns what is wrong and what to write instead, or ``None``.
+Check = Callable[[Any], "str | None"]
+
+
+def _pattern(pattern: re.Pattern[str], remedy: str) -> Check:
+    def check(value: Any) -> str | None:
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return None
+        return f"{_show(value)} {remedy}"
+
+    return check
+
+
+def _each(check: Check) -> Check:
+    def check_all(value: Any) -> str | None:
+        if not isinstance(value, (list, tuple)):
+            return f"{_show(value)} is not a list: write one, such as [a, b]"
+        return next((found for item in value if (found := check(item))), None)
+
+    return check_all
+
+
+def _show(value: Any) -> str:
+    """Quote a value for a message, shortened, control characters spelled out."""
+    text = repr(value) if not isinstance(value, str) else repr(str(value))
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _status(value: Any) -> str | None:
+    match = STATUS.fullmatch(str(value))
+    if match and int(match[2] or match[1]) >= int(match[1]):
+        return None
+    return f"{_show(value)} is no status code: write one such as 200, or a range such as 200-399"
+
+
+def _environment(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return "is not a dictionary: write NAME: value pairs"
+    for name, content in value.items():
+        if not ENVIRONMENT_NAME.fullmatch(str(name)):
+            return (
+                f"{_show(name)} cannot be the name of an environment variable: use letters, "
+                "digits and underscores, and no digit first"
+            )
+        if not isinstance(content, str):
+            return (
+                f"the value of {name} is not text but {type(content).__name__}: environment "
+                "variables are text, put it in quotes"
+            )
+        if "\0" in content:
+            return f"the value of {name} holds a NUL byte: take it out"
+    return None
+
+
+def _static(value: Any) -> str | None:
+    if not isinstance(value, (list, tuple)):
+        return "is not a list: write [{url: /static/, path: shop/static}]"
+    for entry in value:
+        if not isinstance(entry, Mapping) or set(entry) != {"url", "path"}:
+            return f"{_show(entry)} must have url and path, such as {{url: /static/, path: shop/static}}"
+        if not re.fullmatch(r"/(?:[A-Za-z0-9._~-]+/)*", str(entry["url"])):
+            return f"url {_show(entry['url'])} must start and end with a slash, such as /static/"
+        if not PLAIN_PATH.fullmatch(str(entry["path"])) or ".." in str(entry["path"]).split("/"):
+            return f"path {_show(entry['path'])} must lie inside the source, such as shop/static"
+    return None
+
+
+def _health_body(value: Any) -> str | None:
+    try:
+        re.compile(str(value))
+    except re.error as error:
+        return f"{_show(value)} is not a regular expression: {error}"
+    return None
+
+
+def _positive(value: Any) -> str | None:
+    try:
+        if float(value) > 0:
+            return None
+    except (TypeError, ValueError):
+        pass
+    return f"{_show(value)} must be a number above 0"
+
+
+CHECKS: Mapping[str, Check] = {
+    "app_name": _pattern(
+        NAME,
+        "cannot be the name of an account, a directory and a unit: use up to 26 lower-case "
+        "letters, digits and hyphens, a letter first, such as shop",
+    ),
+    "app_module": _pattern(
+        MODULE, "is not a WSGI callable: write package.module:attribute, such as shop:app"
+    ),
+    "app_dependencies": _pattern(
+        PLAIN_PATH, "is not a file inside the source: write a relative path, auto or none"
+    ),
+    "app_host_names": _each(
+        _pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")
+    ),
+    "app_health_host": _pattern(
+        re.compile(HOST_NAME.pattern + r"(?::\d{1,5})?"), "is not a host name"
+    ),
+    "app_health_path": _pattern(
+        REQUEST_PATH, "is not a request target: it starts with a slash, such as /health"
+    ),
+    "app_health_status": _each(_status),
+    "app_health_body": _health_body,
+    "app_health_deadline": _positive,
+    "app_env": _environment,
+    "app_build_environment": _environment,
+    "app_static": _static,
+    "app_python": _pattern(
+        re.compile(r"/[A-Za-z0-9._/+-]+|python3(?:\.\d+)?"),
+        "is not an interpreter: write a path such as /usr/bin/python3",
+    ),
+    "app_socket_group": _pattern(re.compile(r"[a-z_][a-z0-9_-]{0,31}"), "is not a group name"),
+    "app_shared_directories": _each(
+        _pattern(
+            re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name"
+        )
+    ),
+    "app_packages": _each(
+        _pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")
+    ),
+    "app_build_packages": _each(
+        _pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")
+    ),
+}
+
+
+def check_groups(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """The inventory has app hosts, and no group that is ours but for its name."""
+    names = {group for host in hosts for group in host.groups}
+    if "app" not in names:
+        alike = sorted(name for name in names if OTHER_GROUP_NAMES.get(name) == "app")
+        hint = f" Your group '{alike[0]}' would have to be called 'app'." if alike else ""
+        yield Problem(
+            "groups", f"no host is in the group 'app': put those that run the application there.{hint}"
+        )
+    for name in sorted(names):
+        meant = OTHER_GROUP_NAMES.get(name)
+        if meant and meant not in names and meant != "app":
+            yield Problem(
+                "groups",
+                f"the group '{name}' has no meaning here: did you mean '{meant}'? Rename it, or "
+                f"have a group '{meant}' too if it serves another purpose.",
+            )
+
+
+def check_addresses(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Every host has an address of its own that can stand in a configuration."""
+    owners: dict[str, str] = {}
+    for host in hosts:
+        if not host.groups & set(GROUPS):
+            continue
+        try:
+            ipaddress.ip_address(host.address)
+        except ValueError:
+            if not HOST_NAME.fullmatch(host.address) or "*" in host.address:
+                yield Problem(
+                    "fleet_address",
+                    f"{_show(host.address)} of {host.name} is neither an address nor a host "
+                    "name: set it to the address at which the other hosts reach this one",
+                )
+                continue
+        if host.address in owners:
+            yield Problem(
+                "fleet_address",
+                f"{_show(host.address)} belongs to both {owners[host.address]} and {host.name}: "
+                "every host needs an address of its own",
+            )
+        owners[host.address] = host.name
+
+
+def check_templates(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Every variable can be evaluated."""
+    seen = set()
+    for host in hosts:
+        for name, reason in host.failures.items():
+            if (name, reason) not in seen:
+                seen.add((name, reason))
+                yield Problem(name, f"cannot be evaluated on {host.name}: {reason}")
+
+
+def check_fleet_wide(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """App hosts agree about the application."""
+    members = [host for host in hosts if "app" in host.groups]
+    for name in FLEET_WIDE:
+        values: dict[str, str] = {}
+        for host in members:
+            values.setdefault(repr(host.variables.get(name)), host.name)
+        if len(values) > 1:
+            shown = ", ".join(f"{value[:60]} on {host}" for value, host in values.items())
+            yield Problem(
+                name, f"differs between app hosts ({shown}): set it once, for the whole group 'app'"
+            )
+
+
+def check_required(
+    hosts: Sequence[Host], required: Collection[str], known: Collection[str]
+) -> Iterator[Problem]:
+    """App hosts have what cannot have a default."""
+    examples = {
+        "app_name": "a short name for the application, such as shop",
+        "app_source": "a git URL, a directory, an archive or 'pypi:name==version'",
+        "app_module": "the WSGI callable as package.module:attribute, such as shop:app",
+    }
+    members = [host for host in hosts if "app" in host.groups]
+    for name in sorted(required):
+        missing = [h for h in members if name not in h.variables and name not in h.failures]
+        if not missing:
+            continue
+        strangers = {
+            key for key in missing[0].variables if key not in known and key.startswith("app_")
+        }
+        alike = difflib.get_close_matches(name, sorted(strangers), 1, 0.8)
+        hint = f" (you have set '{alike[0]}')" if alike else ""
+        yield Problem(
+            name,
+            f"is not set for {_names(missing)}{hint}: set it to "
+            f"{examples.get(name, 'a value')}, in the variables of the group 'app'",
+        )
+
+
+def _names(hosts: Sequence[Host]) -> str:
+    names = [host.name for host in hosts]
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def check_values(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Single values have the form that they need, and hold no control characters."""
+    for host in hosts:
+        for name, value in host.variables.items():
+            if name not in MULTILINE and (found := _control_characters(value)):
+                yield Problem(
+                    name, f"{_show(found)} holds a line break or another control character: take it out"
+                )
+                continue
+            check = CHECKS.get(name)
+            if check and (text := check(value)):
+                yield Problem(name, text)
+
+
+def _control_characters(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value if any(ord(sign) < 32 or ord(sign) == 127 for sign in value) else None
+    if isinstance(value, Mapping):
+        items: Iterable[Any] = [*value.keys(), *value.values()]
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        return None
+    return next((found for item in items if (found := _control_characters(item))), None)
+
+
+def check_specs(
+    hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Problem]:
+    """Types and choices are those of the roles' argument specifications."""
+    for host in hosts:
+        for name, value in host.variables.items():
+            spec = specs.get(name)
+            if spec is None:
+                continue
+            only = {k: v for k, v in spec.items() if k not in {"default", "required"}}
+            result = ArgumentSpecValidator({name: only}).validate({name: value})
+            for message in result.error_messages:
+                if spec.get("no_log"):
+                    message = f"is not of type {spec.get('type')}"
+                yield Problem(name, message.removeprefix(f"argument '{name}' ").rstrip("."))
+
+
+def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """The source is of a known kind, and what lies on the controller is there."""
+    for host in [host for host in hosts if "app" in host.groups][:1]:
+        values = host.variables
+        if not isinstance(values.get("app_source"), str):
+            return
+        request = Request(
+            values["app_source"],
+            str(values.get("app_version", "")),
+            str(values.get("app_source_checksum", "")),
+            base=host.base,
+        )
+        try:
+            kind = classify(request)
+            if kind == "package":
+                package(request)
+        except SourceError as error:
+            name, _separator, text = str(error).partition(": ")
+            yield Problem(name, text)
+            return
+        named = values.get("app_dependencies", "auto")
+        if kind == "directory" and named not in ("auto", "none") and PLAIN_PATH.fullmatch(str(named)):
+            if not Path(request.path, str(named)).is_file():
+                there = ", ".join(sorted(p.name for p in request.path.iterdir())[:12]) or "nothing"
+                yield Problem(
+                    "app_dependencies",
+                    f"'{named}' is not in {request.path}. At its top there is: {there}. Name the "
+                    "file as a path from there, or leave the variable out to have one found",
+                )
+
+
+def check_inventory(
+    hosts: Sequence[Host],
+    specs: Mapping[str, Mapping[str, Any]],
+    required: Collection[str],
+) -> list[Problem]:
+    """Run every check that needs no host.
+
+    :param specs: options of the roles' argument specifications, by variable.
+    :param required: variables that app hosts must have.
+    :returns: problems without repetition, in a stable order.
+    """
+    found: list[Problem] = []
+    for problem in (
+        *check_groups(hosts),
+        *check_templates(hosts),
+        *check_addresses(hosts),
+        *check_required(hosts, required, specs.keys()),
+        *check_specs(hosts, specs),
+        *check_values(hosts),
+        *check_fleet_wide(hosts),
+        *check_source(hosts),
+    ):
+        if problem not in found and not any(
+            problem.variable == other.variable and other.variable not in ("groups", "fleet_address")
+            for other in found
+        ):
+            found.append(problem)
+    return found
+
+
+def suggest(hosts: Sequence[Host], known: Collection[str]) -> list[str]:
+    """List variables that look like a misspelled one of ours, as warnings."""
+    names = sorted({name for host in hosts for name in host.variables if name not in known})
+    warnings = []
+    for name in names:
+        alike = difflib.get_close_matches(name, sorted(known), 1, 0.88)
+        if alike:
+            warnings.append(f"{name} is not a variable of this collection: did you mean {alike[0]}?")
+    return warnings
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host answered.
+
+    :param info: result of the module host_info, or ``None`` when the host was not reached.
+    :param error: why not.
+    """
+
+    name: str
+    groups: frozenset[str]
+    info: Mapping[str, Any] | None = None
+    error: str = ""
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_facts(hosts: Sequence[Facts]) -> list[Problem]:
+    """Check what the hosts answered: reachable, supported, ports free.
+
+    ``ports`` of each host names the ports that our services will listen on, by role.
+    """
+    found = []
+    for host in hosts:
+        if host.info is None:
+            found.append(
+                Problem(
+                    "ansible_host",
+                    f"{host.name} cannot be reached: {host.error.strip() or 'no answer'}. See that "
+                    "the address, the account and the key are right (ansible "
+                    f"{host.name} -m ping), or leave the host out with --limit",
+                )
+            )
+            continue
+        platform = host.info["platform"]
+        name, version = str(platform["distribution"]), str(platform["version"])
+        oldest = SUPPORTED.get(name)
+        if oldest is None or _numbers(version) < oldest:
+            found.append(
+                Problem(
+                    "distribution",
+                    f"{host.name} runs {name} {version or '(no version)'}: the roles need Ubuntu "
+                    "22.04 or newer, or Debian 12 or newer",
+                )
+            )
+        if _numbers(str(platform["python"])) < OLDEST_PYTHON:
+            found.append(
+                Problem(
+                    "ansible_python_interpreter",
+                    f"{host.name} has Python {platform['python']}: 3.10 or newer is needed, "
+                    "install it and set this variable to its path",
+                )
+            )
+        for role, port in host.ports.items():
+            for entry in host.info["listening"]:
+                if int(entry["port"]) == port and entry["process"] not in OURS.get(role, set()):
+                    found.append(
+                        Problem(
+                            "port",
+                            f"{port} of {host.name} is in use by "
+                            f"'{entry['process'] or 'an unknown process'}', where {role} has to "
+                            "listen: stop and disable that service, or move it to another port",
+                        )
+                    )
+                    break
+    return list(dict.fromkeys(found))
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    numbers = [int(part) for part in re.findall(r"\d+", version)[:2]]
+    return (numbers[0] if numbers else 0, numbers[1] if len(numbers) > 1 else 0)
+
+
+def render(problems: Sequence[Problem], what: str) -> str:
+    """Compose one message of all problems."""
+    lines = [f"{problem.variable}: {problem.text.rstrip('.')}." for problem in problems]
+    if len(lines) == 1:
+        return f"{lines[0]} {what}"
+    return "\n".join([f"{len(lines)} settings cannot work. {what}", *(f"- {line}" for line in lines)])

@@ -1,0 +1,44 @@
+"""Documentation of the action preflight."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: preflight
+short_description: Check a whole inventory before any host is touched
+version_added: 0.1.0
+description:
+  - Runs on the controller and looks at the whole inventory at once, so one call does for all hosts.
+  - Every problem is reported in one message, each with its variable, its value and what to write
+    instead.
+options:
+  stage:
+    description:
+      - V(inventory) checks groups and variables; no host is contacted.
+      - V(hosts) checks what the hosts answered to M(wsgi.fleet.host_info), registered as
+        C(fleet_host_info).
+    type: str
+    choices: [inventory, hosts]
+    default: inventory
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is ever changed.
+  diff_mode:
+    support: none
+author:
+  - The wsgi.fleet authors (@wsgi-fleet)
+"""
+
+EXAMPLES = r"""
+- name: Check the inventory
+  wsgi.fleet.preflight:
+  run_once: true
+"""
+
+RETURN = r"""
+msg:
+  description: What cannot work, and what to write instead.
+  type: str
+  returned: always
+"""

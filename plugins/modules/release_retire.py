@@ -1,0 +1,158 @@
+#!/usr/bin/python
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module release_retire: stop what is not current, and remove what is old."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: release_retire
+short_description: Stop the instances that are not current, and remove old releases
+version_added: 0.1.0
+description:
+  - Waits until requests in flight can have left, stops every instance that is not current, and
+    removes releases beyond O(keep), releases that were never live, and builds that no release
+    needs any more.
+  - The current release and its build are never touched.
+options:
+  name:
+    description: Name of the application.
+    type: str
+    required: true
+  directory:
+    description: Directory of the application on the host.
+    type: path
+    required: true
+  drain:
+    description:
+      - Seconds to wait before instances are stopped. From the flip on they get no new
+        connections; those that wait in their queue are taken up in this time. Requests that
+        are being answered then still have the instance's own grace period.
+    type: float
+    default: 2
+  keep:
+    description: How many releases to keep besides the current one.
+    type: int
+    default: 4
+  discard:
+    description: Releases to remove whatever their age.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is stopped or removed.
+  diff_mode:
+    support: none
+author:
+  - The wsgi.fleet authors (@wsgi-fleet)
+"""
+
+EXAMPLES = r"""
+- name: Retire what is not current
+  wsgi.fleet.release_retire:
+    name: shop
+    directory: /srv/shop
+    keep: 4
+"""
+
+RETURN = r"""
+stopped:
+  description: Units of the instances that were stopped.
+  type: list
+  elements: str
+  returned: success
+releases:
+  description: Releases that were removed.
+  type: list
+  elements: str
+  returned: success
+builds:
+  description: Builds that were removed.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd, remove_unit
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
+    Layout,
+    ReleaseError,
+    exclusive,
+    leftovers,
+    plan_prune,
+    read_state,
+    remove_tree,
+)
+
+
+def retire(layout: Layout, parameters: dict[str, Any], systemd: Systemd, check: bool) -> dict[str, Any]:
+    """Do the module's work and return its result."""
+    state = read_state(layout)
+    current = layout.unit_name(state.current) if state.current else ""
+    stopping = [unit for unit in systemd.active(layout.unit_name("*")) if unit != current]
+    plan = plan_prune(state, parameters["keep"], parameters["discard"])
+    orphans = leftovers(layout)
+    result = {
+        "changed": bool(stopping or plan.releases or plan.builds or orphans),
+        "stopped": stopping,
+        "releases": list(plan.releases),
+        "builds": list(plan.builds),
+    }
+    if check or not result["changed"]:
+        return result
+    if stopping:
+        time.sleep(parameters["drain"])
+        systemd.stop(*stopping)
+    for unit in stopping:
+        with contextlib.suppress(FileNotFoundError):
+            layout.permit(layout.release_of(unit)).unlink()
+    # A list and not a generator: every unit file must go, not only the first.
+    if any([remove_unit(layout, release) for release in plan.releases]):
+        systemd.reload()
+    for path in [
+        *map(layout.release, plan.releases),
+        *map(layout.build, plan.builds),
+        *orphans,
+    ]:
+        remove_tree(path)
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "directory": {"type": "path", "required": True},
+            "drain": {"type": "float", "default": 2},
+            "keep": {"type": "int", "default": 4},
+            "discard": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    layout = Layout(module.params["name"], Path(module.params["directory"]))
+    try:
+        if module.check_mode:
+            result = retire(layout, module.params, Systemd(), check=True)
+        else:
+            with exclusive(layout):
+                result = retire(layout, module.params, Systemd(), check=False)
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
