@@ -91,6 +91,9 @@ def directives(needs: Mapping[str, Any]) -> list[str]:
     ]
     if not need["capabilities"]:
         lines.append("SystemCallFilter=~@privileged @resources")
+        # Without the capability an account can only chown what is its own, which servers do with
+        # the sockets that they make.
+        lines.append("SystemCallFilter=@chown")
     if need["system_calls"]:
         lines.append(f"SystemCallFilter={' '.join(need['system_calls'])}")
     if need["write_paths"]:
