@@ -1,0 +1,154 @@
+"""Gates, units and what an operator gets to read."""
+
+import http.server
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.wsgi.fleet.plugins.module_utils import _instance as core
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import Layout
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        seen = self.server.seen  # type: ignore[attr-defined]
+        seen.append((self.path, self.headers["Host"]))
+        body = b"state: healthy"
+        self.send_response(int(self.path.rpartition("/")[2] or 200))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    seen: list[tuple[str, str]]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout("shop", tmp_path / "srv", units=tmp_path / "units", run=tmp_path / "run")
+
+
+@pytest.fixture
+def server(layout: Layout) -> Iterator[Server]:
+    path = layout.socket("a" * 12)
+    path.parent.mkdir(parents=True)
+    with Server(str(path), Handler) as instance:
+        instance.seen = []
+        threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
+        yield instance
+        instance.shutdown()
+
+
+class FakeSystemd(core.Systemd):
+    def __init__(self, *states: core.UnitState) -> None:
+        self.states = list(states)
+
+    def state(self, unit: str) -> core.UnitState:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+
+RUNNING = core.UnitState("active", "running", "success", 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "accepted"),
+    [
+        (["200-399"], 200, True),
+        (["200-399"], 399, True),
+        (["200-399"], 400, False),
+        (["200"], 204, False),
+        (["200", "401"], 401, True),
+        ([200], 200, True),
+    ],
+)
+def test_status_codes_and_ranges(status: list[str], code: int, accepted: bool) -> None:
+    assert core.Gate(status=status).accepts(code) is accepted
+
+
+def test_an_instance_passes_with_path_and_host(server: Server, layout: Layout) -> None:
+    gate = core.Gate(path="/health", host="shop.example.com", status=["200"], body="healthy", deadline=5)
+    server.RequestHandlerClass = type("H", (Handler,), {})
+    answer = core.pass_gate(layout, "a" * 12, core.Gate(**{**vars(gate), "path": "/200"}), FakeSystemd(RUNNING))
+    assert answer.status == 200
+    assert server.seen == [("/200", "shop.example.com")]
+
+
+def test_a_wrong_status_fails_at_the_deadline_with_the_last_answer(server: Server, layout: Layout) -> None:
+    gate = core.Gate(path="/503", deadline=0.3, interval=0.05)
+    with pytest.raises(core.GateFailure, match=r"GET /503 did not answer with status 200-399 within 0.3 s") as failure:
+        core.pass_gate(layout, "a" * 12, gate, FakeSystemd(RUNNING))
+    assert str(failure.value.answer) == "HTTP 503 Service Unavailable: state: healthy"
+    assert len(server.seen) > 1
+
+
+def test_a_body_that_does_not_match_fails(server: Server, layout: Layout) -> None:
+    gate = core.Gate(path="/200", body="^ready$", deadline=0.2)
+    with pytest.raises(core.GateFailure, match="body that matches"):
+        core.pass_gate(layout, "a" * 12, gate, FakeSystemd(RUNNING))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        core.UnitState("failed", "failed", "exit-code", 0),
+        core.UnitState("activating", "auto-restart", "exit-code", 0),
+        core.UnitState("active", "running", "success", 1),
+    ],
+)
+def test_an_instance_that_dies_fails_at_once(layout: Layout, state: core.UnitState) -> None:
+    naps: list[float] = []
+    with pytest.raises(core.GateFailure, match="died while it started"):
+        core.pass_gate(layout, "a" * 12, core.Gate(deadline=60), FakeSystemd(state), sleep=naps.append)
+    assert naps == []
+
+
+def test_no_socket_is_said_in_words(layout: Layout) -> None:
+    answer = core.ask(layout.socket("a" * 12), core.Gate(), 1)
+    assert answer.status is None
+    assert "nothing listens" in str(answer)
+
+
+def test_unit_states_are_read_from_systemctl() -> None:
+    state = core.parse_unit_state("Result=success\nNRestarts=2\nActiveState=active\nSubState=running\n")
+    assert state == core.UnitState("active", "running", "success", 2)
+    assert state.broken
+    assert core.parse_unit_state("").active == "unknown"
+
+
+def test_secrets_are_found_inside_urls_and_json_and_masked_longest_first() -> None:
+    environment = {
+        "DSN": "postgres://shop:hunter22@db/shop",
+        "OPTIONS": '{"password": "deepsecret", "port": 1}',
+        "KEY": "hunter22-and-more",
+        "NAME": "shop",
+        "FLAG": "1",
+    }
+    secrets = core.secrets_of(environment, public="name: shop")
+    assert {"hunter22", "deepsecret", "hunter22-and-more"} <= secrets
+    assert "shop" not in secrets
+    assert "1" not in secrets
+    text = core.mask("login hunter22-and-more failed, hunter22, deepsecret for shop 1", secrets)
+    assert text == "login ******** failed, ********, ******** for shop 1"
+
+
+def test_a_unit_is_installed_for_boot_and_removed_without_a_trace(layout: Layout) -> None:
+    assert core.install_unit(layout, "a" * 12, "[Unit]\n")
+    assert not core.install_unit(layout, "a" * 12, "[Unit]\n")
+    assert core.install_unit(layout, "a" * 12, "[Unit]\nAfter=x\n")
+    assert layout.wanted("a" * 12).resolve() == layout.unit("a" * 12)
+    assert core.remove_unit(layout, "a" * 12)
+    assert not core.remove_unit(layout, "a" * 12)
+    assert not list(layout.units.rglob("*.service"))
+
+
+def test_gate_options_that_are_not_set_keep_their_defaults() -> None:
+    assert core.gate_from({"path": "/up", "body": None, "deadline": 5.0}) == core.Gate(path="/up", deadline=5.0)
