@@ -74,7 +74,7 @@ IN_CONTAINER
 }
 
 machine=$(. /etc/os-release && echo "$ID")
-while read -r name ubuntu debian; do
+while read -r name ubuntu ubuntu_suite debian_suite; do
     case $name in '' | '#'*) continue ;; esac
     if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
     image=wsgi-fleet/$name
@@ -84,10 +84,8 @@ while read -r name ubuntu debian; do
         finish "ubuntu:$ubuntu" "$image"
         continue
     fi
-    suite=$debian
-    if [ "$machine" = ubuntu ]; then
-        suite=$(case $ubuntu in 22.04) echo jammy ;; *) echo noble ;; esac)
-    fi
+    suite=$debian_suite
+    [ "$machine" = ubuntu ] && suite=$ubuntu_suite
     say "making the host image $image: no registry answers, so $machine $suite is bootstrapped (half a minute)"
     scratch=$(mktemp -d)
     bootstrap "$suite" "$scratch/base.tar"

@@ -1,1 +1,0 @@
-"""Pytest plugin of the scenarios: what their tests share."""
