@@ -10,10 +10,12 @@ import os
 import socket
 import subprocess
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -58,15 +60,81 @@ def ask(
         connection.close()
 
 
+class Load:
+    """Clients that keep sending requests while the block runs, and what became of these.
+
+    Half of the clients keep their connection, half open a new one per request. No request is ever
+    sent twice: every answer but a 2xx, and every error, is a failure.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        path: str = "/",
+        *,
+        port: int = 80,
+        headers: Mapping[str, str] | None = None,
+        clients: int = 4,
+        rate: float = 40,
+    ) -> None:
+        self.clients, self.requests = clients, 0
+        self.failures: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self._where = (address, port)
+        self._path, self._headers = path, dict(headers or {})
+        self._pause = clients / rate
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, args=(n % 2 == 0,), daemon=True) for n in range(clients)]
+
+    def _run(self, keep: bool) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while not self._stop.is_set():
+            method = "POST" if self.requests % 3 == 0 else "GET"
+            failure = ""
+            try:
+                connection = connection or http.client.HTTPConnection(*self._where, timeout=20)
+                body = b"x" * 64 if method == "POST" else None
+                connection.request(method, self._path, body=body, headers=self._headers)
+                response = connection.getresponse()
+                text = response.read()
+                if not 200 <= response.status < 300:
+                    failure = f"{method}: status {response.status}: {text[:200]!r}"
+                served = response.headers.get("X-Served-By", "")
+                if response.will_close or not keep:
+                    connection.close()
+                    connection = None
+            except (OSError, http.client.HTTPException) as error:
+                failure, served, connection = f"{method}: {error!r}", "", None
+            with self._lock:
+                self.requests += 1
+                self.seen[served] += 1
+                if failure:
+                    self.failures.append(failure)
+            self._stop.wait(self._pause)
+        if connection:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
 def ask_raw(address: str, data: bytes, *, port: int = 80, timeout: float = 5) -> bytes:
-    """Send bytes over TCP and return all that comes back until the other side closes or falls silent."""
+    """Send bytes over TCP and return all that comes back until the other side ends it or falls silent."""
     received = b""
     with socket.create_connection((address, port), timeout=timeout) as connection:
         connection.sendall(data)
         try:
             while chunk := connection.recv(65536):
                 received += chunk
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):
             pass
     return received
 
@@ -97,25 +165,30 @@ def pytest_runtest_makereport(
     return report
 
 
-def apply_role(host: Host, role: str, variables: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Apply a role to the host once more, with the variables of its converge.yml but for those given."""
+def apply_role(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Apply a role to a host or a group once more, with the variables of its converge.yml but for those given."""
     scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
     play = yaml.safe_load((scenario / "converge.yml").read_text())[-1]
     (entry,) = (entry for entry in play["roles"] if entry["role"] == role)
-    play["hosts"] = host.backend.get_hostname()
+    play["hosts"] = hosts if isinstance(hosts, str) else hosts.backend.get_hostname()
     play["roles"] = [{**entry, "vars": {**entry.get("vars", {}), **variables}}]
+    project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
     with tempfile.TemporaryDirectory() as folder:
         playbook = Path(folder, "playbook.yml")
         playbook.write_text(yaml.safe_dump([play]))
-        inventory = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/inventory/hosts.yml")
         return subprocess.run(
-            ["ansible-playbook", "-i", inventory, playbook],
-            capture_output=True, text=True, check=False, cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"],
-        )  # fmt: skip
+            ["ansible-playbook", "-i", project / "molecule/inventory/hosts.yml", playbook],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=project,
+            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        )
 
 
-def refused(host: Host, role: str, variables: Mapping[str, Any]) -> str:
-    """Apply a role with variables that it must refuse; return its message as one line."""
-    done = apply_role(host, role, variables)
+def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
+    """Apply a role with variables that it must refuse; return what was printed as one line."""
+    done = apply_role(hosts, role, variables)
     assert done.returncode == 2, f"the role was applied:\n{done.stdout}{done.stderr}"
+    assert "changed=0" in done.stdout, done.stdout
     return " ".join((done.stdout + done.stderr).split())

@@ -53,8 +53,7 @@ def status_codes(entries: Sequence[object]) -> list[int]:
         match = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", str(entry))
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise AnsibleFilterError(
-                f"status_codes: '{entry}' is no status code: write one such as 200, or a range "
-                "such as 200-399"
+                f"status_codes: '{entry}' is no status code: write one such as 200, or a range such as 200-399"
             )
         codes.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(codes)

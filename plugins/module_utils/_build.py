@@ -37,7 +37,7 @@ def is_project(pyproject: str) -> bool:
 
     Many hold nothing but the settings of linters.
     """
-    return re.search(r"^\s*\[\s*(project|build-system)\s*\]", pyproject, re.M) is not None
+    return re.search(r"^\s*\[\s*(project|build-system)\s*\]", pyproject, re.MULTILINE) is not None
 
 
 def plan_dependencies(code: Path, named: str) -> Plan:
@@ -53,8 +53,7 @@ def plan_dependencies(code: Path, named: str) -> Plan:
         path = PurePosixPath(named)
         if path.is_absolute() or ".." in path.parts:
             raise ReleaseError(
-                f"app_dependencies: '{named}' must be a path inside the source, such as "
-                "'requirements/production.txt'"
+                f"app_dependencies: '{named}' must be a path inside the source, such as 'requirements/production.txt'"
             )
         if not (code / path).is_file():
             there = ", ".join(sorted(entry.name for entry in code.iterdir())) or "nothing"
@@ -87,7 +86,7 @@ def _kind(name: str) -> str:
 
 def carries_hashes(requirements: str) -> bool:
     """Tell whether a requirements file pins archives by digest."""
-    return re.search(r"(^|\s)--hash[= ]\S", requirements, re.M) is not None
+    return re.search(r"(^|\s)--hash[= ]\S", requirements, re.MULTILINE) is not None
 
 
 def install_commands(
@@ -229,8 +228,6 @@ def unpack(archive: Path, build: Path) -> None:
 
 
 def _tar(*arguments: str) -> None:
-    done = subprocess.run(
-        ["tar", *arguments], check=False, capture_output=True, text=True, errors="replace"
-    )
+    done = subprocess.run(["tar", *arguments], check=False, capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise ReleaseError(f"tar {' '.join(arguments)}: {done.stderr.strip()}")

@@ -114,6 +114,14 @@ def time_daemon(root: Path) -> str:
     return next((name for name, path in TIME_DAEMONS.items() if (root / path).exists()), "")
 
 
+def has_ipv6(root: Path) -> bool:
+    """Tell whether any interface has an address of IPv6, so that a service may listen on it."""
+    try:
+        return bool((root / "proc/net/if_inet6").read_text().strip())
+    except OSError:
+        return False
+
+
 def host_info(root: Path = Path("/")) -> dict[str, object]:
     """Describe the host.
 
@@ -133,6 +141,7 @@ def host_info(root: Path = Path("/")) -> dict[str, object]:
         },
         "cpus": len(os.sched_getaffinity(0)),
         "memory_mb": memory(root),
+        "ipv6": has_ipv6(root),
         "time_daemon": time_daemon(root),
         "listening": [
             {key: value for key, value in asdict(socket).items() if key != "inode"} for socket in listeners(root)

@@ -218,9 +218,7 @@ class Systemd:
 
     def state(self, unit: str) -> UnitState:
         """Return the state of a unit; an unknown one is inactive."""
-        return parse_unit_state(
-            run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit)
-        )
+        return parse_unit_state(run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit))
 
     def active(self, pattern: str) -> list[str]:
         """List the units that match a pattern and run, start or stop at the moment."""
@@ -313,14 +311,10 @@ def pass_gate(
         sleep(min(gate.interval, max(0.0, end - clock())))
     expected = ", ".join(str(entry) for entry in gate.status)
     wanted = f"status {expected}" + (f" and a body that matches {gate.body!r}" if gate.body else "")
-    raise GateFailure(
-        f"GET {gate.path} did not answer with {wanted} within {gate.deadline:g} s", answer
-    )
+    raise GateFailure(f"GET {gate.path} did not answer with {wanted} within {gate.deadline:g} s", answer)
 
 
-def diagnose_import(
-    layout: Layout, release: str, module: str, user: str, environment: Mapping[str, str]
-) -> str | None:
+def diagnose_import(layout: Layout, release: str, module: str, user: str, environment: Mapping[str, str]) -> str | None:
     """Tell why an application module does not import, or ``None`` when it does.
 
     It runs as the application's user with the release's environment.

@@ -185,21 +185,13 @@ CHECKS: Mapping[str, Check] = {
         "cannot be the name of an account, a directory and a unit: use up to 26 lower-case "
         "letters, digits and hyphens, a letter first, such as shop",
     ),
-    "app_module": _pattern(
-        MODULE, "is not a WSGI callable: write package.module:attribute, such as shop:app"
-    ),
-    "app_dependencies": _pattern(
-        PLAIN_PATH, "is not a file inside the source: write a relative path, auto or none"
-    ),
+    "app_module": _pattern(MODULE, "is not a WSGI callable: write package.module:attribute, such as shop:app"),
+    "app_dependencies": _pattern(PLAIN_PATH, "is not a file inside the source: write a relative path, auto or none"),
     "app_host_names": _each(
         _pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")
     ),
-    "app_health_host": _pattern(
-        re.compile(HOST_NAME.pattern + r"(?::\d{1,5})?"), "is not a host name"
-    ),
-    "app_health_path": _pattern(
-        REQUEST_PATH, "is not a request target: it starts with a slash, such as /health"
-    ),
+    "app_health_host": _pattern(re.compile(HOST_NAME.pattern + r"(?::\d{1,5})?"), "is not a host name"),
+    "app_health_path": _pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /health"),
     "app_health_status": _each(_status),
     "app_health_body": _health_body,
     "app_health_deadline": _positive,
@@ -212,16 +204,10 @@ CHECKS: Mapping[str, Check] = {
     ),
     "app_socket_group": _pattern(re.compile(r"[a-z_][a-z0-9_-]{0,31}"), "is not a group name"),
     "app_shared_directories": _each(
-        _pattern(
-            re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name"
-        )
+        _pattern(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name")
     ),
-    "app_packages": _each(
-        _pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")
-    ),
-    "app_build_packages": _each(
-        _pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")
-    ),
+    "app_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
+    "app_build_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
 }
 
 
@@ -231,9 +217,7 @@ def check_groups(hosts: Sequence[Host]) -> Iterator[Problem]:
     if "app" not in names:
         alike = sorted(name for name in names if OTHER_GROUP_NAMES.get(name) == "app")
         hint = f" Your group '{alike[0]}' would have to be called 'app'." if alike else ""
-        yield Problem(
-            "groups", f"no host is in the group 'app': put those that run the application there.{hint}"
-        )
+        yield Problem("groups", f"no host is in the group 'app': put those that run the application there.{hint}")
     for name in sorted(names):
         meant = OTHER_GROUP_NAMES.get(name)
         if meant and meant not in names and meant != "app":
@@ -288,14 +272,10 @@ def check_fleet_wide(hosts: Sequence[Host]) -> Iterator[Problem]:
             values.setdefault(repr(host.variables.get(name)), host.name)
         if len(values) > 1:
             shown = ", ".join(f"{value[:60]} on {host}" for value, host in values.items())
-            yield Problem(
-                name, f"differs between app hosts ({shown}): set it once, for the whole group 'app'"
-            )
+            yield Problem(name, f"differs between app hosts ({shown}): set it once, for the whole group 'app'")
 
 
-def check_required(
-    hosts: Sequence[Host], required: Collection[str], known: Collection[str]
-) -> Iterator[Problem]:
+def check_required(hosts: Sequence[Host], required: Collection[str], known: Collection[str]) -> Iterator[Problem]:
     """App hosts have what cannot have a default."""
     examples = {
         "app_name": "a short name for the application, such as shop",
@@ -307,9 +287,7 @@ def check_required(
         missing = [h for h in members if name not in h.variables and name not in h.failures]
         if not missing:
             continue
-        strangers = {
-            key for key in missing[0].variables if key not in known and key.startswith("app_")
-        }
+        strangers = {key for key in missing[0].variables if key not in known and key.startswith("app_")}
         alike = difflib.get_close_matches(name, sorted(strangers), 1, 0.8)
         hint = f" (you have set '{alike[0]}')" if alike else ""
         yield Problem(
@@ -329,9 +307,7 @@ def check_values(hosts: Sequence[Host]) -> Iterator[Problem]:
     for host in hosts:
         for name, value in host.variables.items():
             if name not in MULTILINE and (found := _control_characters(value)):
-                yield Problem(
-                    name, f"{_show(found)} holds a line break or another control character: take it out"
-                )
+                yield Problem(name, f"{_show(found)} holds a line break or another control character: take it out")
                 continue
             check = CHECKS.get(name)
             if check and (text := check(value)):
@@ -350,9 +326,7 @@ def _control_characters(value: Any) -> str | None:
     return next((found for item in items if (found := _control_characters(item))), None)
 
 
-def check_specs(
-    hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Problem]:
+def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Types and choices are those of the roles' argument specifications."""
     for host in hosts:
         for name, value in host.variables.items():
@@ -362,9 +336,8 @@ def check_specs(
             only = {k: v for k, v in spec.items() if k not in {"default", "required"}}
             result = ArgumentSpecValidator({name: only}).validate({name: value})
             for message in result.error_messages:
-                if spec.get("no_log"):
-                    message = f"is not of type {spec.get('type')}"
-                yield Problem(name, message.removeprefix(f"argument '{name}' ").rstrip("."))
+                hidden = f"is not of type {spec.get('type')}" if spec.get("no_log") else ""
+                yield Problem(name, hidden or message.removeprefix(f"argument '{name}' ").rstrip("."))
 
 
 def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -388,14 +361,18 @@ def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
             yield Problem(name, text)
             return
         named = values.get("app_dependencies", "auto")
-        if kind == "directory" and named not in ("auto", "none") and PLAIN_PATH.fullmatch(str(named)):
-            if not Path(request.path, str(named)).is_file():
-                there = ", ".join(sorted(p.name for p in request.path.iterdir())[:12]) or "nothing"
-                yield Problem(
-                    "app_dependencies",
-                    f"'{named}' is not in {request.path}. At its top there is: {there}. Name the "
-                    "file as a path from there, or leave the variable out to have one found",
-                )
+        if (
+            kind == "directory"
+            and named not in ("auto", "none")
+            and PLAIN_PATH.fullmatch(str(named))
+            and not Path(request.path, str(named)).is_file()
+        ):
+            there = ", ".join(sorted(p.name for p in request.path.iterdir())[:12]) or "nothing"
+            yield Problem(
+                "app_dependencies",
+                f"'{named}' is not in {request.path}. At its top there is: {there}. Name the "
+                "file as a path from there, or leave the variable out to have one found",
+            )
 
 
 def check_inventory(
@@ -421,8 +398,7 @@ def check_inventory(
         *check_source(hosts),
     ):
         if problem not in found and not any(
-            problem.variable == other.variable and other.variable not in ("groups", "fleet_address")
-            for other in found
+            problem.variable == other.variable and other.variable not in ("groups", "fleet_address") for other in found
         ):
             found.append(problem)
     return found

@@ -28,7 +28,7 @@ from typing import Any
 #: Length of a build or release identifier in hexadecimal digits (48 bits): short enough to
 #: read out, and two inputs of one application meet with a chance below 1e-9 in 500 releases.
 ID_LENGTH = 12
-ID_PATTERN = re.compile(r"[0-9a-f]{%d}" % ID_LENGTH)
+ID_PATTERN = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 #: Portable environment variable names, IEEE Std 1003.1-2017, section 8.1.
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -96,7 +96,7 @@ def parse_environment_file(text: str) -> dict[str, str]:
     """Read back what :func:`environment_file` wrote."""
     return {
         match[1]: re.sub(r'\\([\\"$`])', r"\1", match[2])
-        for match in re.finditer(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', text, re.M | re.S)
+        for match in re.finditer(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
     }
 
 
@@ -200,9 +200,7 @@ def read_state(layout: Layout) -> State:
         releases=tuple(sorted(names, key=lambda name: (-stamps.get(name, 0), name))),
         activated=frozenset(stamps),
         builds=frozenset(
-            directory.name
-            for directory in _entries(layout.builds)
-            if (directory / BUILD_MANIFEST).is_file()
+            directory.name for directory in _entries(layout.builds) if (directory / BUILD_MANIFEST).is_file()
         ),
         build_of=build_of,
     )
@@ -232,9 +230,7 @@ def plan_prune(state: State, keep: int, discard: Sequence[str] = ()) -> Prune:
     others = [name for name in state.releases if name != state.current]
     kept = [name for name in others if name in state.activated and name not in discard][:keep]
     gone = tuple(name for name in others if name not in kept)
-    needed = {
-        state.build_of[name] for name in state.releases if name not in gone and name in state.build_of
-    }
+    needed = {state.build_of[name] for name in state.releases if name not in gone and name in state.build_of}
     return Prune(gone, tuple(sorted(state.builds - needed)))
 
 

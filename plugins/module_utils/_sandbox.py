@@ -51,9 +51,7 @@ def directives(needs: Mapping[str, Any]) -> list[str]:
     """
     unknown = sorted(set(needs) - set(DEFAULTS))
     if unknown:
-        raise SandboxError(
-            f"'{unknown[0]}' is not something a sandbox can allow: use {', '.join(DEFAULTS)}"
-        )
+        raise SandboxError(f"'{unknown[0]}' is not something a sandbox can allow: use {', '.join(DEFAULTS)}")
     need = {**DEFAULTS, **needs}
     _check(need)
     capabilities = " ".join(need["capabilities"])

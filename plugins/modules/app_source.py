@@ -1,3 +1,7 @@
+#!/usr/bin/python
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Module app_source: turn what ``app_source`` names into one archive on the controller."""
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ attributes:
     description: The archive is made all the same; it lies in the controller's cache only.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """

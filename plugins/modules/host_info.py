@@ -21,6 +21,7 @@ attributes:
     description: Nothing is ever changed.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """
@@ -63,6 +64,10 @@ cpus:
 memory_mb:
   description: Memory in MiB that processes can have; a control group's limit counts.
   type: int
+  returned: success
+ipv6:
+  description: Whether any interface has an address of IPv6.
+  type: bool
   returned: success
 time_daemon:
   description: The daemon that sets the clock, or an empty text.

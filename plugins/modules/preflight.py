@@ -1,3 +1,7 @@
+#!/usr/bin/python
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action preflight."""
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ attributes:
     description: Nothing is ever changed.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """

@@ -1,3 +1,7 @@
+#!/usr/bin/python
+# Copyright: the wsgi.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Module release_build: make a build, pack it, or unpack one that another host made."""
 
 from __future__ import annotations
@@ -82,6 +86,7 @@ attributes:
     description: Nothing is built or unpacked.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """
@@ -201,8 +206,8 @@ def check_module(module: str, python: Path, code: Path, run: Runner) -> None:
     """Refuse a build in which the package of the WSGI callable is not to be found."""
     package = re.split(r"[.:]", module)[0]
     program = (
-        "import importlib.util, sys; sys.path.insert(0, ''); "
-        "sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+        "import importlib.util, sys; sys.path.insert(0, '');"
+        " raise SystemExit(importlib.util.find_spec(sys.argv[1]) is None)"
     )
     try:
         run([str(python), "-c", program, package], code)
@@ -215,7 +220,7 @@ def check_module(module: str, python: Path, code: Path, run: Runner) -> None:
         ) from error
 
 
-def make(layout: Layout, target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str:
+def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str:
     """Make a build in its final place; its manifest, written last, makes it complete.
 
     :returns: the kind of dependency file that was used.
@@ -241,9 +246,7 @@ def make(layout: Layout, target: Path, parameters: dict[str, Any], extra: dict[s
         code.mkdir()
         plan = Plan("none")
     own(target, account.pw_uid, account.pw_gid)
-    run = Runner(
-        account.pw_uid, account.pw_gid, {**environment, "UV_PROJECT_ENVIRONMENT": str(venv)}
-    )
+    run = Runner(account.pw_uid, account.pw_gid, {**environment, "UV_PROJECT_ENVIRONMENT": str(venv)})
     packages = [parameters["requirement"]] if parameters["requirement"] else []
     for command in install_commands(uv, parameters["python"], venv, code, plan, packages):
         run(command, code)
@@ -288,7 +291,7 @@ def build(layout: Layout, parameters: dict[str, Any], extra: dict[str, str]) -> 
         unpack(archive, target)
     elif not complete:
         try:
-            result["dependencies"] = make(layout, target, parameters, extra)
+            result["dependencies"] = make(target, parameters, extra)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise

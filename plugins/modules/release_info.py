@@ -28,6 +28,7 @@ attributes:
     description: Nothing is ever written.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """

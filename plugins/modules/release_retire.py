@@ -47,6 +47,7 @@ attributes:
     description: Nothing is stopped or removed.
   diff_mode:
     support: none
+    description: No differences are shown.
 author:
   - The wsgi.fleet authors (@wsgi-fleet)
 """
@@ -118,7 +119,8 @@ def retire(layout: Layout, parameters: dict[str, Any], systemd: Systemd, check: 
         with contextlib.suppress(FileNotFoundError):
             layout.permit(layout.release_of(unit)).unlink()
     # A list and not a generator: every unit file must go, not only the first.
-    if any([remove_unit(layout, release) for release in plan.releases]):
+    removed = [remove_unit(layout, release) for release in plan.releases]
+    if any(removed):
         systemd.reload()
     for path in [
         *map(layout.release, plan.releases),

@@ -260,9 +260,7 @@ def explain(
     """Compose the message for an instance that did not pass its gate."""
     cause = None
     if failure.answer.status is None and parameters["module"]:
-        cause = diagnose_import(
-            layout, release, parameters["module"], parameters["user"], environment
-        )
+        cause = diagnose_import(layout, release, parameters["module"], parameters["user"], environment)
     lines = [f"Release {release} of {layout.name} did not pass its gate: {failure.reason}."]
     if cause:
         lines.append(
@@ -306,9 +304,7 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
         "created": created,
         "previous": state.current,
         "changed": not running,
-        "diff": difference(layout, state.current, release, parameters, environment)
-        if release != state.current
-        else [],
+        "diff": difference(layout, state.current, release, parameters, environment) if release != state.current else [],
     }
     if running or module.check_mode:
         return result
@@ -331,9 +327,7 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
         result["answer"] = str(pass_gate(layout, release, gate_from(parameters["gate"]), systemd))
     except GateFailure as failure:
         live = release == state.current
-        message = explain(
-            layout, release, parameters, environment, failure, systemd.journal(unit, started), live
-        )
+        message = explain(layout, release, parameters, environment, failure, systemd.journal(unit, started), live)
         if not live:
             systemd.stop(unit)
             remove_unit(layout, release)

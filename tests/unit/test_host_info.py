@@ -54,6 +54,13 @@ def test_whole_description(root: Path) -> None:
     assert found["memory_mb"] == 2048
     assert found["listening"] == [{"address": "127.0.0.1", "port": 6379, "process": "redis-server"}]
     assert found["time_daemon"] == ""
+    assert found["ipv6"] is False
+
+
+def test_ipv6(root: Path) -> None:
+    """One address of IPv6 will do, and the loopback address is one."""
+    (root / "proc/net/if_inet6").write_text("00000000000000000000000000000001 01 80 10 80       lo\n")
+    assert host_info(root)["ipv6"] is True
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", 2048), ("536870912\n", 512), ("8589934592\n", 2048)])

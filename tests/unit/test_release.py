@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_nul_byte_is_refused() -> None:
 @given(
     st.dictionaries(
         st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True),
-        st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0")),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0")),
     )
 )
 def test_an_environment_survives_writing_and_reading(environment: dict[str, str]) -> None:
@@ -178,13 +179,11 @@ def test_pruning_spares_what_is_current_and_keeps_what_was_live() -> None:
 class LifeCycle(RuleBasedStateMachine):
     """Any sequence of steps leaves one current release at most, and nothing current is pruned."""
 
-    names = ["a" * 12, "b" * 12, "c" * 12, "d" * 12]
-    builds = ["1" * 12, "2" * 12]
+    names = ("a" * 12, "b" * 12, "c" * 12, "d" * 12)
+    builds = ("1" * 12, "2" * 12)
 
     def __init__(self) -> None:
         super().__init__()
-        import tempfile
-
         self.directory = tempfile.TemporaryDirectory()
         self.layout = core.Layout("shop", Path(self.directory.name) / "shop")
         self.gated: set[str] = set()

@@ -55,7 +55,7 @@ def test_further_rules_apply(address: str) -> None:
 
 
 def test_memory_is_bounded_and_old_keys_go(shop: Redis) -> None:
-    """Writing twice the limit works, since the oldest keys make room."""
+    """Writing twice the limit works, since old keys make room; which ones is a matter of samples."""
     for number in range(64):
         shop.set(f"shop:block:{number}", "x" * 2**20)
     memory = shop.info("memory")
@@ -63,14 +63,14 @@ def test_memory_is_bounded_and_old_keys_go(shop: Redis) -> None:
     assert memory["maxmemory_policy"] == "allkeys-lru"
     assert memory["used_memory"] < 40 * 2**20
     assert shop.get("shop:block:63") is not None
-    assert shop.get("shop:block:0") is None
+    assert 8 < len(shop.keys("shop:block:*")) < 32
 
 
 def test_nothing_is_written_to_disk(host: Host, shop: Redis) -> None:
     """A cache starts empty, and leaves no data behind."""
     shop.set("shop:kept", "x")
-    host.run_test("systemctl restart redis-server")
-    assert host.run("find /var/lib/redis -type f -newer /etc/redis/redis.conf").stdout == ""
+    host.run_test("touch /tmp/before && sleep 0.1 && systemctl restart redis-server")
+    assert host.run("find /var/lib/redis -type f -newer /tmp/before").stdout == ""
     assert shop.get("shop:kept") is None
 
 
@@ -111,10 +111,13 @@ def test_bad_configuration_leaves_the_old_one(host: Host, shop: Redis) -> None:
         ({"redis_users": []}, "redis_users: nobody may connect"),
         ({"redis_settings": {"requirepass": "x"}}, "redis_settings: requirepass is decided by a variable"),
         ({"redis_memory_mb": 3}, "redis_memory_mb: 3 is too little"),
-        ({"redis_users": [{"name": "a b", "password": "x", "keys": ["*"]}]}, "redis_users, redis_bind or redis_settings"),
+        (
+            {"redis_users": [{"name": "a b", "password": "x", "keys": ["*"]}]},
+            "redis_users, redis_bind or redis_settings",
+        ),
         ({"redis_settings": {"loglevel": "notice\nuser x on nopass ~* +@all"}}, "a line break"),
     ],
 )
-def test_bad_input_is_refused(host: Host, variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused(host, "wsgi.fleet.redis", variables)
+    assert said in refused("redis", "wsgi.fleet.redis", variables)

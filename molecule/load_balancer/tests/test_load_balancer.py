@@ -1,0 +1,175 @@
+"""HAProxy across app hosts: who gets requests, what the application is told, and how it changes."""
+
+from __future__ import annotations
+
+import collections
+import json
+import time
+from typing import Any
+
+import pytest
+from fleet_testing import Load, apply_role, ask, ask_raw, refused
+from testinfra.host import Host
+
+SHOP = {"Host": "shop.example.com"}
+CONTROLLER = "172.31.78.1"
+SERVERS = [{"name": f"app{n}", "address": f"127.0.0.1{n}", "port": 9000} for n in (1, 2, 3)]
+BACKEND = {
+    "name": "shop",
+    "host_names": ["shop.example.com", "*.shop.example.com"],
+    "health_path": "/health",
+    "health_host": "shop.example.com",
+}
+
+
+def echo(address: str, path: str = "/", **options: Any) -> dict[str, Any]:
+    """Send a request and return what the application saw."""
+    answer = ask(address, path, headers={**SHOP, **options.pop("headers", {})}, **options)
+    assert answer.status == 200, answer.text
+    seen: dict[str, Any] = json.loads(answer.body)
+    return seen
+
+
+def served_by(address: str, count: int = 20) -> collections.Counter[str]:
+    """Count which host answers how many of some requests."""
+    return collections.Counter(echo(address)["name"] for _number in range(count))
+
+
+def test_spreads_requests_over_all_hosts(address: str) -> None:
+    counts = served_by(address, 40)
+    assert set(counts) == {"app1", "app2"}
+    assert min(counts.values()) >= 10
+
+
+def test_tells_the_client_and_nothing_that_it_claims(address: str) -> None:
+    """A client's own claims are replaced, each header is there once."""
+    lies = {
+        "X-Forwarded-For": "203.0.113.9",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "evil.example.com",
+        "Forwarded": "for=203.0.113.9",
+    }
+    headers = echo(address, headers=lies)["headers"]
+    assert [value for name, value in headers if name == "x-forwarded-for"] == [CONTROLLER]
+    assert [value for name, value in headers if name == "x-forwarded-proto"] == ["http"]
+    assert ["host", "shop.example.com"] in headers
+    assert not {"forwarded", "x-forwarded-host"} & {name for name, _value in headers}
+
+
+def test_a_trusted_proxy_in_front_is_believed(host: Host) -> None:
+    """What a proxy of ours says of the client and its scheme counts, its last address only."""
+    said = host.check_output(
+        'python3 -c "import http.client as h;'
+        "c = h.HTTPConnection('127.0.0.1', 80, source_address=('127.0.0.99', 0));"
+        "c.request('GET', '/', headers={'Host': 'shop.example.com', 'X-Forwarded-For': '6.6.6.6, 203.0.113.9',"
+        "'X-Forwarded-Proto': 'https'}); print(c.getresponse().read().decode())\""
+    )
+    headers = json.loads(said)["headers"]
+    assert ["x-forwarded-for", "203.0.113.9"] in headers
+    assert ["x-forwarded-proto", "https"] in headers
+    assert "6.6.6.6" not in said
+
+
+def test_unknown_names_reach_no_application(address: str) -> None:
+    assert ask(address, headers={"Host": "evil.example.com"}).status == 421
+    assert ask(address).status == 421
+    assert ask(address, headers={"Host": "red.shop.example.com"}).status == 200
+    assert ask(address, headers={"Host": "shop.example.com:8080"}).status == 200
+
+
+def test_a_sick_host_gets_no_requests(host: Host, address: str) -> None:
+    """A host whose check fails is out after two checks, and back in when it passes again."""
+    host.run_test("touch /run/sick-app1")
+    try:
+        time.sleep(4)
+        assert set(served_by(address)) == {"app2"}
+    finally:
+        host.run_test("rm -f /run/sick-app1")
+    time.sleep(4)
+    assert set(served_by(address)) == {"app1", "app2"}
+
+
+def test_a_dead_host_costs_no_request(host: Host, address: str) -> None:
+    """When a host refuses connections, requests go to another one, before any check has noticed."""
+    with Load(address, headers=SHOP) as load:
+        time.sleep(1)
+        host.run_test("systemctl kill --signal=SIGSTOP echo-1; systemctl kill --signal=SIGKILL echo-1")
+        time.sleep(3)
+    host.run_test(
+        "systemctl reset-failed echo-1;"
+        "systemd-run --unit=echo-1 /usr/bin/python3 /srv/echo/echo.py 127.0.0.11:9000 app1"
+    )
+    time.sleep(4)
+    # What a killed host was answering is lost with it; it must not be more than those.
+    assert len(load.failures) <= load.clients, load.failures
+    assert load.requests > 100
+    assert set(served_by(address)) == {"app1", "app2"}
+
+
+def test_slow_clients_are_let_go(address: str) -> None:
+    started = time.monotonic()
+    assert b"408" in ask_raw(address, b"GET / HTTP/1.1\r\nHost: shop", timeout=15)
+    assert time.monotonic() - started < 10
+
+
+def test_state_is_for_the_host_alone(host: Host, address: str) -> None:
+    assert "haproxy_backend_status" in host.check_output(
+        "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8404/metrics').read().decode())\""
+    )
+    with pytest.raises(OSError, match="refused"):
+        ask(address, port=8404)
+
+
+def test_listens_on_ipv6(host: Host) -> None:
+    assert host.socket("tcp://:::80").is_listening
+
+
+def test_a_host_joins_and_leaves_without_a_lost_request(host: Host, address: str) -> None:
+    """Under load, a changed list of servers takes effect and no request fails."""
+    with Load(address, headers=SHOP) as load:
+        time.sleep(1)
+        done = apply_role(
+            host, "wsgi.fleet.load_balancer", {"load_balancer_backends": [{**BACKEND, "servers": SERVERS}]}
+        )
+        assert done.returncode == 0, done.stdout
+        assert set(served_by(address, 30)) == {"app1", "app2", "app3"}
+        done = apply_role(host, "wsgi.fleet.load_balancer", {})
+        assert done.returncode == 0, done.stdout
+        time.sleep(1)
+        assert set(served_by(address, 30)) == {"app1", "app2"}
+    assert load.failures == []
+    assert load.requests > 300
+
+
+def test_bad_configuration_leaves_the_old_one(host: Host, address: str) -> None:
+    before = host.file("/etc/haproxy/haproxy.cfg").content
+    said = refused(host, "wsgi.fleet.load_balancer", {"load_balancer_frontend_extra": "nonsense on"})
+    assert "nonsense" in said
+    assert host.file("/etc/haproxy/haproxy.cfg").content == before
+    assert echo(address)
+
+
+def test_no_healthy_server_is_an_error(host: Host, address: str) -> None:
+    """A run does not end well when nobody could be served."""
+    dead = [{**BACKEND, "servers": [{"name": "gone", "address": "127.0.0.99", "port": 9000}]}]
+    assert "See that every backend has a healthy server" in refused(
+        host, "wsgi.fleet.load_balancer", {"load_balancer_backends": dead}
+    )
+    assert apply_role(host, "wsgi.fleet.load_balancer", {}).returncode == 0
+    assert echo(address)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "a b"}, "'a b' cannot be the name of a backend"),
+        ({"servers": []}, "load_balancer_backends: shop has no servers"),
+        ({"servers": [{"name": "x", "address": "1 check"}]}, "a sign that cannot stand in haproxy.cfg"),
+        ({"host_names": ["Shop.example.com"]}, "'Shop.example.com' is not a host name"),
+        ({"health_path": "health"}, "health_path starts with a slash"),
+        ({"health_path": "/x\n  server evil 6.6.6.6:80"}, "health_path starts with a slash"),
+    ],
+)
+def test_bad_backends_are_refused(change: dict[str, Any], said: str) -> None:
+    backend = {**BACKEND, "servers": SERVERS[:1], **change}
+    assert said in refused("load_balancer", "wsgi.fleet.load_balancer", {"load_balancer_backends": [backend]})
