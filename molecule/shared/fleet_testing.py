@@ -6,18 +6,20 @@ Tests import what is not a fixture: ``from fleet_testing import ask``.
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import subprocess
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import testinfra
 import yaml
 from testinfra.host import Host
 
@@ -76,12 +78,14 @@ class Load:
         headers: Mapping[str, str] | None = None,
         clients: int = 4,
         rate: float = 40,
+        methods: Sequence[str] = ("POST", "GET", "GET"),
     ) -> None:
         self.clients, self.requests = clients, 0
         self.failures: list[str] = []
         self.seen: Counter[str] = Counter()
         self._where = (address, port)
         self._path, self._headers = path, dict(headers or {})
+        self._methods = methods
         self._pause = clients / rate
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -89,8 +93,10 @@ class Load:
 
     def _run(self, keep: bool) -> None:
         connection: http.client.HTTPConnection | None = None
+        turn = 0
         while not self._stop.is_set():
-            method = "POST" if self.requests % 3 == 0 else "GET"
+            method = self._methods[turn % len(self._methods)]
+            turn += 1
             failure = ""
             try:
                 connection = connection or http.client.HTTPConnection(*self._where, timeout=20)
@@ -165,8 +171,13 @@ def pytest_runtest_makereport(
     return report
 
 
-def apply_role(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Apply a role to a host or a group once more, with the variables of its converge.yml but for those given."""
+def apply_role(
+    hosts: Host | str, role: str, variables: Mapping[str, Any], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Apply a role to a host or a group once more, with the variables of its converge.yml but for those given.
+
+    Arguments are for ansible-playbook.
+    """
     scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
     play = yaml.safe_load((scenario / "converge.yml").read_text())[-1]
     (entry,) = (entry for entry in play["roles"] if entry["role"] == role)
@@ -177,7 +188,7 @@ def apply_role(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> su
         playbook = Path(folder, "playbook.yml")
         playbook.write_text(yaml.safe_dump([play]))
         return subprocess.run(
-            ["ansible-playbook", "-i", project / "molecule/inventory/hosts.yml", playbook],
+            ["ansible-playbook", "-i", project / "molecule/inventory/hosts.yml", playbook, *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -192,3 +203,70 @@ def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
     assert done.returncode == 2, f"the role was applied:\n{done.stdout}{done.stderr}"
     assert "changed=0" in done.stdout, done.stdout
     return " ".join((done.stdout + done.stderr).split())
+
+
+def site(*arguments: str, inventories: Sequence[str] = ("hosts.yml",)) -> subprocess.CompletedProcess[str]:
+    """Run site.yml on the hosts of the scenario's own inventory."""
+    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+    project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+    chosen = [part for name in inventories for part in ("-i", str(scenario / name))]
+    return subprocess.run(
+        ["ansible-playbook", *chosen, project / "site.yml", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=scenario,
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+    )
+
+
+def host_named(name: str) -> Host:
+    """Return a host of the scenario's own inventory by its name, as root."""
+    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+    host: Host = testinfra.get_host(
+        f"ansible://{name}?ansible_inventory={scenario / 'hosts.yml'}&sudo=true&force_ansible=true"
+    )
+    return host
+
+
+def hosts_of_scenario() -> dict[str, Host]:
+    """Return the hosts of the scenario by their names, for a test that concerns all of them at once."""
+    inventory = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], "molecule/inventory/hosts.yml")
+    group = f"ansible://{os.environ['MOLECULE_SCENARIO_NAME']}"
+    found: list[Host] = testinfra.get_hosts([group], ansible_inventory=str(inventory))
+    return {host.backend.get_hostname(): host for host in found}
+
+
+_ASK_SOCKET = """
+import http.client, json, socket, sys
+where, path, headers, timeout = json.loads(sys.argv[1])
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.settimeout(timeout)
+connection.sock.connect(where)
+connection.request("GET", path, headers=headers)
+response = connection.getresponse()
+names = {name.lower(): value for name, value in response.getheaders()}
+print(json.dumps([response.status, names, response.read().decode("latin-1")]))
+"""
+
+
+def ask_socket(
+    host: Host,
+    where: str,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    account: str = "www-data",
+    timeout: float = 10,
+) -> Answer:
+    """Send one request to a unix socket, on its host and as an account of it.
+
+    Raises OSError when nothing answers, or when the account may not connect.
+    """
+    request = json.dumps([where, path, dict(headers or {}), timeout])
+    done = host.run("runuser -u %s -- python3 -c %s %s", account, _ASK_SOCKET, request)
+    if done.rc != 0:
+        raise OSError(done.stderr.strip().rpartition("\n")[2])
+    status, names, body = json.loads(done.stdout)
+    return Answer(status, names, body.encode("latin-1"))

@@ -33,6 +33,7 @@ _value:
   type: str
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def python_literal(value: object) -> str:
         return repr(str(value))
     if isinstance(value, int):
         return repr(int(value))
-    if isinstance(value, float):
+    if isinstance(value, float) and math.isfinite(value):
         return repr(float(value))
     if isinstance(value, Mapping):
         items = (f"{python_literal(k)}: {python_literal(v)}" for k, v in value.items())

@@ -86,7 +86,8 @@ def _kind(name: str) -> str:
 
 def carries_hashes(requirements: str) -> bool:
     """Tell whether a requirements file pins archives by digest."""
-    return re.search(r"(^|\s)--hash[= ]\S", requirements, re.MULTILINE) is not None
+    without_comments = re.sub(r"(^|\s)#.*", "", requirements, flags=re.MULTILINE)
+    return re.search(r"(^|\s)--hash[= ]\S", without_comments, re.MULTILINE) is not None
 
 
 def install_commands(

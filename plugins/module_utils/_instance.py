@@ -233,6 +233,8 @@ class Systemd:
 
         :param since: seconds since the epoch.
         """
+        # What a process said last before it died may not have been written yet.
+        run("journalctl", "--sync", check=False)
         return run(
             "journalctl", "--no-pager", "--output=cat", f"--unit={unit}",
             f"--since=@{int(since)}", f"--lines={lines}", check=False,

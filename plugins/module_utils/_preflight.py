@@ -44,7 +44,15 @@ FLEET_WIDE = (
 )  # fmt: skip
 
 #: Texts of several lines, by their nature.
-MULTILINE = frozenset({"app_source_key", "app_env", "app_build_environment", "app_default_env"})
+MULTILINE = frozenset(
+    {
+        "app_source_key", "app_env", "app_build_environment", "app_default_env",
+        "nginx_http_extra", "load_balancer_frontend_extra",
+    }
+)  # fmt: skip
+
+#: Names of variables that hold secrets, or may.
+SECRET = re.compile(r"token|key|password|secret|users")
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,25}")
 MODULE = re.compile(
@@ -57,7 +65,7 @@ HOST_NAME = re.compile(
 )
 REQUEST_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
 STATUS = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
-PLAIN_PATH = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
+PLAIN_PATH = re.compile(r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 
 #: Ubuntu and Debian releases that the roles are made for: oldest version of each.
 SUPPORTED = {"ubuntu": (22, 4), "debian": (12, 0)}
@@ -307,7 +315,8 @@ def check_values(hosts: Sequence[Host]) -> Iterator[Problem]:
     for host in hosts:
         for name, value in host.variables.items():
             if name not in MULTILINE and (found := _control_characters(value)):
-                yield Problem(name, f"{_show(found)} holds a line break or another control character: take it out")
+                shown = "the value" if SECRET.search(name) else _show(found)
+                yield Problem(name, f"{shown} holds a line break or another control character: take it out")
                 continue
             check = CHECKS.get(name)
             if check and (text := check(value)):
@@ -318,7 +327,8 @@ def _control_characters(value: Any) -> str | None:
     if isinstance(value, str):
         return value if any(ord(sign) < 32 or ord(sign) == 127 for sign in value) else None
     if isinstance(value, Mapping):
-        items: Iterable[Any] = [*value.keys(), *value.values()]
+        # The directives of a site can take several lines.
+        items: Iterable[Any] = [*value.keys(), *(item for key, item in value.items() if key != "extra")]
     elif isinstance(value, (list, tuple)):
         items = value
     else:
@@ -466,9 +476,11 @@ def check_facts(hosts: Sequence[Facts]) -> list[Problem]:
                     "install it and set this variable to its path",
                 )
             )
+        # A packaged nginx on the port of the load balancer, as after a first run that was cut short.
+        ours = set().union(*(OURS.get(role, set()) for role in host.ports))
         for role, port in host.ports.items():
             for entry in host.info["listening"]:
-                if int(entry["port"]) == port and entry["process"] not in OURS.get(role, set()):
+                if int(entry["port"]) == port and entry["process"] not in ours:
                     found.append(
                         Problem(
                             "port",

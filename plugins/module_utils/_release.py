@@ -59,10 +59,10 @@ def build_id(inputs: Mapping[str, Any]) -> str:
 def release_id(key: bytes, inputs: Mapping[str, Any]) -> str:
     """Name a release by a keyed digest of its build and its settings.
 
-    The key is random and never leaves its host, so that a short secret among the settings
+    The key is random and stands in no release, so that a short secret among the settings
     cannot be found by trying values against the release's name.
 
-    :param key: the host's key for this application, 32 bytes.
+    :param key: the key of the fleet, or of this host for this application.
     :param inputs: build identifier, files, unit, environment; JSON values only.
     :returns: ``ID_LENGTH`` hexadecimal digits.
     """

@@ -13,6 +13,7 @@ import fnmatch
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,6 +47,12 @@ PINNED = re.compile(
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 CHECKSUM = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+
+#: What the readers of archives raise for one that is damaged or encrypted.
+UNREADABLE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+    RuntimeError,
+)  # fmt: skip
 
 #: More than this in one source is a mistake, such as a data set beside the code.
 SIZE_LIMIT = 1 << 30
@@ -119,12 +127,7 @@ def classify(request: Request) -> str:
         )
     if source.startswith("pypi:"):
         return "package"
-    parts = urllib.parse.urlsplit(source)
-    if parts.password or (parts.username and parts.scheme in {"http", "https"}):
-        raise SourceError(
-            "app_source: the URL holds a user name or a password, which would end up in logs: "
-            "take it out and put the token into app_source_token"
-        )
+    parts = _split(source)
     path = parts.path.lower()
     if parts.scheme in {"http", "https"} and path.endswith(ARCHIVE_ENDINGS):
         if not request.checksum:
@@ -156,6 +159,19 @@ def classify(request: Request) -> str:
         f"app_source: '{source}' is neither a directory nor a file on the controller (looked at "
         f"{local}), nor a URL: write a path that exists, a git URL or 'pypi:name==version'"
     )
+
+
+def _split(source: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(source)
+    except ValueError as error:
+        raise SourceError(f"app_source: '{source}' is not a URL: {error}. Write it as https://host/path") from error
+    if parts.password or (parts.username and parts.scheme.removeprefix("git+") in {"http", "https"}):
+        raise SourceError(
+            "app_source: the URL holds a user name or a password, which would end up in logs: "
+            "take it out and put the token into app_source_token"
+        )
+    return parts
 
 
 def package(request: Request) -> Source:
@@ -219,6 +235,9 @@ def check_entry(name: str, kind: str, mode: int, target: str = "") -> None:
         joined = os.path.normpath(path.parent / target)
         if target.startswith("/") or joined == ".." or joined.startswith("../"):
             raise SourceError(f"app_source: '{name}' is a link to '{target}', outside the source: take it out")
+        # Up from a directory is the way that it looks; up from another link can be anywhere.
+        if ".." in PurePosixPath(target.lstrip("./")).parts:
+            raise SourceError(f"app_source: '{name}' is a link to '{target}': write it without '..' in its middle")
 
 
 def walk(root: Path, exclude: Sequence[str], mtime: int | None = None) -> Iterator[Entry]:
@@ -281,13 +300,18 @@ def read_archive(path: Path, exclude: Sequence[str]) -> Iterator[Entry]:
     """Go through a tar or zip archive; one directory that holds everything is taken off."""
     try:
         entries = list(_read_zip(path) if path.name.lower().endswith(".zip") else _read_tar(path))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile) as error:
+    except UNREADABLE as error:
         raise SourceError(f"app_source: '{path}' cannot be read as an archive: {error}. Make it again.") from error
     tops = {PurePosixPath(entry.name).parts[0] for entry in entries if entry.name != "."}
     inside = all(entry.kind == "directory" or "/" in entry.name for entry in entries)
     strip = tops.pop() + "/" if len(tops) == 1 and inside else ""
+    links = {entry.name for entry in entries if entry.kind == "link"}
     for entry in sorted(entries, key=lambda item: item.name):
+        if any("/".join(parts) in links for parts in list(_ancestry(entry.name))[:-1]):
+            raise SourceError(f"app_source: '{entry.name}' lies behind a link: take it out")
         name = (entry.name + "/").removeprefix(strip).rstrip("/") if strip else entry.name
+        if entry.kind == "link":
+            check_entry(name, entry.kind, 0, entry.data.decode("utf-8", "replace"))
         if name in ("", ".") or any(_excluded(Path(*parts), (*EXCLUDED, *exclude)) for parts in _ancestry(name)):
             continue
         yield Entry(name, entry.kind, entry.executable, entry.mtime, entry.data)
@@ -317,6 +341,9 @@ def _read_tar(path: Path) -> Iterator[Entry]:
                 os.path.normpath(member.name), kind, bool(member.mode & 0o100) and kind == "file",
                 int(member.mtime), data if kind != "directory" else b"",
             )  # fmt: skip
+        # A damaged header looks like the end; the checksum that tells comes after the last byte.
+        while tar.fileobj and tar.fileobj.read(1 << 20):
+            pass
 
 
 def _read_zip(path: Path) -> Iterator[Entry]:
@@ -539,11 +566,19 @@ def git(request: Request, token: str, key: str, cache: Path) -> Source:
             run("init", "--quiet", "--bare", str(mirror))
         commit = _resolve(run, mirror, url, version, request)
         tree = scratch / "tree"
-        run("clone", "--quiet", "--shared", "--no-checkout", str(mirror), str(tree))
-        run("remote", "set-url", "origin", url, cwd=tree)
+        # No clone: the mirror is shallow, and what it was asked for stands in no branch of it.
+        run("init", "--quiet", str(tree))
+        run("fetch", "--quiet", "--depth=1", str(mirror), commit, cwd=tree)
+        run("remote", "add", "origin", url, cwd=tree)
         run("-c", "advice.detachedHead=false", "checkout", "--quiet", commit, cwd=tree)
         if (tree / ".gitmodules").is_file():
-            run("submodule", "--quiet", "update", "--init", "--recursive", cwd=tree)
+            try:
+                run("submodule", "--quiet", "update", "--init", "--recursive", cwd=tree)
+            except SourceError as error:
+                raise SourceError(
+                    f"app_source: a submodule of '{request.source}' cannot be read with git: {error}. "
+                    "See that the controller reaches it."
+                ) from error
         moment = int(run("show", "--no-patch", "--format=%ct", commit, cwd=tree))
         return _store(walk(tree, request.exclude, moment), "git", commit, cache, request)
 
@@ -557,11 +592,13 @@ def _resolve(run: Git, mirror: Path, url: str, version: str, request: Request) -
             pass  # Not fetched yet.
     try:
         try:
-            run("fetch", "--quiet", "--force", "--depth=1", url, version, cwd=mirror)
+            run("fetch", "--quiet", "--force", "--depth=1", "--", url, version, cwd=mirror)
             return run("rev-parse", "--verify", "FETCH_HEAD^{commit}", cwd=mirror)
         except SourceError:
             # A short commit, or a server that hands out only the ends of branches.
-            run("fetch", "--quiet", "--force", "--tags", url,
+            # All of history, also where the mirror holds its end; nothing that is gone by now.
+            deepen = ["--unshallow"] if (mirror / "shallow").is_file() else []
+            run("fetch", "--quiet", "--force", "--prune", *deepen, "--", url,
                 "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", cwd=mirror)  # fmt: skip
     except SourceError as error:
         raise SourceError(

@@ -58,6 +58,12 @@ options:
     type: list
     elements: str
     default: []
+  key:
+    description:
+      - The secret with which releases are named. With the same one on every host, the same release
+        has the same name on all hosts of a platform.
+      - Without it a host makes one of its own.
+    type: str
   manifest:
     description: What C(release.json) says besides, such as version and source. No secrets.
     type: dict
@@ -194,8 +200,14 @@ def read_environment(text: str) -> dict[str, str]:
         data = json.loads(text)
     except ValueError:
         data = None
-    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+    if not isinstance(data, dict):
         raise ReleaseError("environment is not the text of a JSON object of strings")
+    for name, value in data.items():
+        if not isinstance(value, str):
+            raise ReleaseError(
+                f"app_env: the value of {name} is not text but {type(value).__name__}: environment "
+                "variables are text, put it in quotes"
+            )
     return data
 
 
@@ -288,7 +300,7 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
     environment = read_environment(parameters["environment"])
     state = read_state(layout)
     release = release_id(
-        read_key(layout, create=not module.check_mode),
+        parameters["key"].encode() if parameters["key"] else read_key(layout, create=not module.check_mode),
         {
             "build": parameters["build"],
             "environment": environment,
@@ -348,6 +360,7 @@ def main() -> None:
             "unit": {"type": "str", "required": True},
             "files": {"type": "dict", "default": {}},
             "environment": {"type": "str", "default": "{}", "no_log": True},
+            "key": {"type": "str", "no_log": True},
             "manifest": {"type": "dict", "default": {}},
             "module": {"type": "str"},
             "user": {"type": "str", "required": True},

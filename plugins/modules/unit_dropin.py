@@ -83,9 +83,22 @@ def read(path: Path) -> str | None:
         return None
 
 
-def restart(unit: str, settle: float, systemd: Systemd) -> None:
+def workers(unit: str) -> int:
+    """Count the running processes whose parent is the unit's main process."""
+    main_process = run("systemctl", "show", "--property=MainPID", "--value", unit).strip()
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, in parentheses, can hold anything; proc_pid_stat(5).
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            found += parent == main_process and state != "Z"
+    return found
+
+
+def restart(unit: str, settle: float, systemd: Systemd, had_workers: bool) -> None:
     """Restart a unit and see that it stays up.
 
+    :param had_workers: whether its main process had others to do the work.
     :raises ReleaseError: with its journal, when it does not.
     """
     started = time.time()
@@ -98,8 +111,12 @@ def restart(unit: str, settle: float, systemd: Systemd) -> None:
         time.sleep(settle)
         state = systemd.state(unit)
         if state.active == "active" and state.restarts == 0:
-            return
-        reason = f"{unit} is {state.active} ({state.result}) after its restart"
+            # nginx goes on without workers when none of them can start, and serves nobody.
+            if not had_workers or workers(unit):
+                return
+            reason = f"{unit} has lost its workers after its restart"
+        else:
+            reason = f"{unit} is {state.active} ({state.result}) after its restart"
     raise ReleaseError(f"{reason}\n{systemd.journal(unit, started)}")
 
 
@@ -111,12 +128,13 @@ def apply(path: Path, unit: str, text: str, settle: float, systemd: Systemd) -> 
     """
     old = read(path)
     running = systemd.state(unit).active == "active"
+    had_workers = running and workers(unit) > 0
     write_file(path, text, 0o644)
     systemd.reload()
     if not running:
         return False
     try:
-        restart(unit, settle, systemd)
+        restart(unit, settle, systemd, had_workers)
     except ReleaseError as error:
         if old is None:
             path.unlink()

@@ -1,0 +1,194 @@
+"""The example application behind the whole chain, and what changes of the fleet do to its clients.
+
+The tests of this file build on each other, in their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import pytest
+from fleet_testing import Answer, Load, ask, site, host_named
+
+BALANCER = "172.31.78.101"
+CONTROLLER = "172.31.78.1"
+SHOP = {"Host": "shop.example.com"}
+
+
+def shop(path: str, **options: Any) -> Answer:
+    """Ask the shop through the load balancer."""
+    return ask(BALANCER, path, headers={**SHOP, **options.pop("headers", {})}, **options)
+
+
+def served_by(count: int = 24) -> dict[str, str]:
+    """Send some requests and return the release that each host answered with."""
+    answers = [shop("/whoami").headers["x-served-by"].split("/") for _number in range(count)]
+    found: dict[str, str] = {}
+    for host, release in answers:
+        assert found.setdefault(host, release) == release, f"{host} answers with two releases"
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed() -> None:
+    """Bring the shop back where an earlier verification left another application."""
+    if "x-served-by" not in shop("/whoami").headers:
+        assert site().returncode == 0
+
+
+def test_both_hosts_answer() -> None:
+    assert set(served_by()) == {"app1", "app2"}
+
+
+def test_the_application_sees_its_client_as_it_is() -> None:
+    """Address, scheme and host arrive through both proxies, a client's own claims do not."""
+    lies = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.com"}
+    for headers in ({}, lies):
+        seen = json.loads(shop("/whoami", headers=headers).body)
+        assert (seen["client"], seen["forwarded_for"]) == (CONTROLLER, CONTROLLER)
+        assert (seen["scheme"], seen["host"], seen["url"]) == (
+            "http",
+            "shop.example.com",
+            "http://shop.example.com/whoami",
+        )
+
+
+def test_other_names_reach_no_application() -> None:
+    assert ask(BALANCER, headers={"Host": "other.example.com"}).status == 421
+    assert ask("172.31.78.111", headers={"Host": "other.example.com"}).status == 421
+
+
+def test_redirects_lead_to_the_public_name() -> None:
+    assert shop("/redirect").headers["location"] == "http://shop.example.com/"
+
+
+def test_all_hosts_share_the_cache() -> None:
+    """What one host has computed, the other one serves."""
+    answers = [shop("/cached") for _number in range(12)]
+    assert {answer.headers["x-served-by"].split("/")[0] for answer in answers} == {"app1", "app2"}
+    assert len({json.loads(answer.body)["computed_at"] for answer in answers}) == 1
+
+
+def test_a_dead_cache_is_no_error() -> None:
+    """Without Redis the cached view still answers, soon, and the check does not take the hosts out."""
+    cache = host_named("cache1")
+    cache.run_test("systemctl stop redis-server")
+    try:
+        answers = [shop("/cached", timeout=3) for _number in range(6)]
+        assert [answer.status for answer in answers] == [200] * 6
+        health = shop("/health")
+        assert (health.status, json.loads(health.body)["status"]) == (200, "degraded")
+    finally:
+        cache.run_test("systemctl start redis-server")
+    assert json.loads(shop("/health").body)["cache"] == "ok"
+
+
+def test_static_files_come_from_the_release() -> None:
+    answer = shop("/static/style.css")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/css")
+    assert "x-served-by" not in answer.headers
+
+
+def test_an_upload_arrives_whole_and_outlives_releases() -> None:
+    body = b"".join(hashlib.sha256(bytes([n])).digest() for n in range(256)) * 640
+    head = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="data.bin"\r\n\r\n'
+    answer = shop(
+        "/upload",
+        method="POST",
+        headers={"Content-Type": "multipart/form-data; boundary=cut"},
+        body=head + body + b"\r\n--cut--\r\n",
+    )
+    assert answer.status == 201, answer.text
+    assert json.loads(answer.body)["sha256"] == hashlib.sha256(body).hexdigest()
+    host = host_named(json.loads(answer.body)["hostname"])
+    stored = host.file("/srv/shop/shared/uploads/data.bin")
+    assert (stored.user, stored.size) == ("shop", len(body))
+
+
+def test_secrets_appear_in_no_log_process_or_world_readable_file() -> None:
+    """The cache's password is on the app host only in the environment file of the release."""
+    app = host_named("app1")
+    environment = app.check_output("cat /srv/shop/current/env")
+    match = re.search(r'FLASK_CACHE_REDIS_PASSWORD="?([A-Za-z0-9]{48})', environment)
+    assert match
+    assert app.check_output("stat -c '%a %U' /srv/shop/current/env") == "600 root"
+    assert match[1] not in app.check_output("journalctl --no-pager; ps axww; cat /srv/shop/current/release.json")
+    # The needle goes through a file, since commands of this test are in the journal too.
+    found = app.check_output(
+        "sed -n 's/^FLASK_CACHE_REDIS_PASSWORD=\"*\\([A-Za-z0-9]*\\).*/\\1/p' /srv/shop/current/env >/dev/shm/needle;"
+        "grep -rslFf /dev/shm/needle /srv /etc /run /var; rm /dev/shm/needle"
+    )
+    assert {line.rsplit("/", 1)[1] for line in found.splitlines()} == {"env"}
+
+
+def test_a_new_release_goes_live_without_a_lost_request() -> None:
+    before = served_by()
+    with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
+        done = site("--extra-vars", '{"app_version": "two", "app_env": {"FLASK_GREETING": "hello"}}')
+    assert done.returncode == 0, done.stdout
+    assert load.failures == []
+    assert load.requests > 200
+    after = served_by()
+    assert set(after) == {"app1", "app2"}
+    assert not set(after.values()) & set(before.values())
+    # Both releases answered, and nothing else did.
+    assert {name.split("/")[1] for name in load.seen} == set(before.values()) | set(after.values())
+
+
+def test_a_release_that_fails_on_one_host_goes_live_on_none() -> None:
+    """The cache type is broken on one host: its gate fails, and every host keeps its release."""
+    before = served_by()
+    broken = '{"app_env": {"FLASK_CACHE_TYPE": "{{ \'Nonsense\' if inventory_hostname == \'app2\' else \'RedisCache\' }}"}}'
+    with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
+        done = site("--extra-vars", broken)
+    assert done.returncode == 2, done.stdout
+    assert "did not pass its gate" in done.stdout
+    # The value is one of the environment, and so not shown.
+    assert "Nonsense" not in done.stdout
+    assert "app_module: 'shop:app' cannot be imported: ImportError: module 'flask_caching.backends'" in done.stdout
+    assert load.failures == []
+    assert served_by() == before
+    for name in ("app1", "app2"):
+        units = host_named(name).check_output("systemctl list-units --plain --no-legend 'shop@*'")
+        assert len(units.splitlines()) == 1, units
+
+
+def test_a_release_with_a_dead_cache_does_not_go_live() -> None:
+    """The gate asks for the cache, so that a wrong password stops a deploy and not the service."""
+    before = served_by()
+    done = site("--extra-vars", '{"app_env": {"FLASK_CACHE_REDIS_PASSWORD": "wrong-one"}}')
+    assert done.returncode == 2
+    assert "AuthenticationError" in done.stdout
+    assert served_by() == before
+
+
+def test_a_host_joins_and_leaves_without_a_lost_request() -> None:
+    assert site().returncode == 0
+    with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
+        done = site(inventories=("hosts.yml", "scale.yml"))
+        assert done.returncode == 0, done.stdout
+        assert set(served_by()) == {"app1", "app2", "app3"}
+        done = site()
+        assert done.returncode == 0, done.stdout
+        assert set(served_by()) == {"app1", "app2"}
+    assert load.failures == []
+    assert {name.split("/")[0] for name in load.seen} == {"app1", "app2", "app3"}
+    app1, app3 = (host_named(name) for name in ("app1", "app3"))
+    # The host of the same platform took the build over, byte by byte.
+    digest = "cd /srv/shop/current/build/ && find code venv -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum"
+    assert app1.check_output(digest) == app3.check_output(digest)
+
+
+def test_a_second_run_changes_nothing() -> None:
+    done = site()
+    assert done.returncode == 0
+    recap = re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE)
+    assert dict(recap) == dict.fromkeys(("app1", "app2", "app3", "cache1", "lb1"), "0")
+
+
+@pytest.mark.parametrize("host", ["app1", "app2", "app3", "cache1", "lb1"])
+def test_no_unit_has_failed(host: str) -> None:
+    assert host_named(host).check_output("systemctl list-units --failed --plain --no-legend") == ""

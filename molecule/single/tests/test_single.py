@@ -1,0 +1,50 @@
+"""Everything on one host, set up by itself with the installed collection."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from fleet_testing import ask
+from testinfra.host import Host
+
+
+def test_the_application_answers_through_the_whole_chain(address: str) -> None:
+    """Client, load balancer, nginx, instance, cache: on one host, with the client's address right."""
+    seen = json.loads(ask(address, "/whoami", headers={"Host": "shop.example.com"}).body)
+    assert seen["client"] == "172.31.78.1"
+    assert seen["url"] == "http://shop.example.com/whoami"
+    assert json.loads(ask(address, "/health").body)["cache"] == "ok"
+
+
+def test_services_stand_where_the_topology_puts_them(host: Host) -> None:
+    """The load balancer has port 80, nginx leaves it to that, and Redis is not to be reached from outside."""
+    for address in ("0.0.0.0:80", "0.0.0.0:8080", "127.0.0.1:6379"):
+        assert host.socket(f"tcp://{address}").is_listening, address
+    assert not host.socket("tcp://0.0.0.0:6379").is_listening
+
+
+def test_the_controller_is_the_one_that_was_asked_for(host: Host, variables: dict[str, str]) -> None:
+    """The oldest supported ansible-core, or the newest on a new Python."""
+    said = host.check_output("/home/deploy/venv/bin/ansible --version")
+    core = re.match(r"ansible \[core (\d+)\.(\d+)", said)
+    assert core
+    if variables["controller"] == "ansible-core==2.17.*":
+        assert (int(core[1]), int(core[2])) == (2, 17)
+    else:
+        assert (int(core[1]), int(core[2])) >= (2, 21)
+
+
+def test_a_second_run_changes_nothing(host: Host) -> None:
+    done = host.check_output(
+        "cd /home/deploy && ANSIBLE_NOCOLOR=1 runuser -u deploy -- venv/bin/ansible-playbook -i inventory wsgi.fleet.site"
+    )
+    assert re.search(r"^web1 +: ok=\d+ +changed=0 +unreachable=0 +failed=0", done, re.MULTILINE), done
+
+
+def test_a_dry_run_works_on_the_provisioned_host(host: Host) -> None:
+    done = host.check_output(
+        "cd /home/deploy && ANSIBLE_NOCOLOR=1 runuser -u deploy --"
+        " venv/bin/ansible-playbook -i inventory wsgi.fleet.site --check --diff"
+    )
+    assert re.search(r"^web1 +: ok=\d+ +changed=0 +unreachable=0 +failed=0", done, re.MULTILINE), done

@@ -1,0 +1,145 @@
+"""The filters: what templates get is what was meant, whatever the values hold."""
+
+import ast
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.wsgi.fleet.plugins.filter import build_id, python_literal, sandbox_directives, status_codes
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (build_id, "build_id"),
+        (python_literal, "python_literal"),
+        (sandbox_directives, "sandbox_directives"),
+        (status_codes, "status_codes"),
+    ],
+)
+def test_a_filter_has_the_name_of_its_file(module: Any, name: str) -> None:
+    assert list(module.FilterModule().filters()) == [name]
+
+
+@pytest.mark.parametrize(
+    ("value", "source"),
+    [
+        (None, "None"),
+        (True, "True"),
+        (False, "False"),
+        (0, "0"),
+        (-5, "-5"),
+        (0.5, "0.5"),
+        ("", "''"),
+        ("plain", "'plain'"),
+        ("it's", '"it\'s"'),
+        ("'; import os; '", "\"'; import os; '\""),
+        ("a\nimport os", "'a\\nimport os'"),
+        ("a\r\\", "'a\\r\\\\'"),
+        ('"""', '\'"""\''),
+        ("{{ x }}", "'{{ x }}'"),
+        ([], "[]"),
+        (("a", 1), "['a', 1]"),
+        ({}, "{}"),
+        ({"a": [True, None], "b'": {"c": "\n"}}, "{'a': [True, None], \"b'\": {'c': '\\n'}}"),
+    ],
+)
+def test_values_as_python_source(value: object, source: str) -> None:
+    assert python_literal.python_literal(value) == source
+
+
+def test_a_text_of_another_type_is_a_text() -> None:
+    class Marked(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            return "Marked()"
+
+    assert python_literal.python_literal([Marked("a")]) == "['a']"
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(PLAIN)
+def test_python_reads_back_what_was_written_on_one_line(value: object) -> None:
+    source = python_literal.python_literal(value)
+    assert len(source.splitlines()) <= 1
+    assert ast.literal_eval(source) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(object(), "object"), ({1}, "set"), ([object()], "object"), (float("inf"), "float"), (float("nan"), "float")],
+)
+def test_what_is_no_plain_data_has_no_literal(value: object, name: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=f"python_literal: {name} is not plain data"):
+        python_literal.python_literal(value)
+
+
+@pytest.mark.parametrize(
+    ("entries", "codes"),
+    [
+        ([], []),
+        (["200"], [200]),
+        ([200], [200]),
+        (["301", "200-204"], [200, 201, 202, 203, 204, 301]),
+        (["200-202", "201", "202-203"], [200, 201, 202, 203]),
+        (["599-599", "100"], [100, 599]),
+    ],
+)
+def test_status_codes_are_spelled_out(entries: list[object], codes: list[int]) -> None:
+    assert status_codes.status_codes(entries) == codes
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "2xx", "99", "600", "399-200", "200-", "200 - 204", "200\n", "200-600", "200;", None, 20.0, "-200"]
+)
+def test_what_is_no_status_code_is_refused(entry: object) -> None:
+    with pytest.raises(
+        AnsibleFilterError, match="is no status code: write one such as 200, or a range such as 200-399"
+    ):
+        status_codes.status_codes(["200", entry])
+
+
+def test_a_build_is_named_by_everything_in_its_inputs() -> None:
+    inputs = {"source": "abc", "platform": {"version": "12", "python": "3.11"}, "server": ["gunicorn"]}
+    name = build_id.name_build(inputs)
+    assert name == "74e73523923d"
+    assert build_id.name_build(dict(reversed(inputs.items()))) == name
+    others: list[dict[str, Any]] = [{"source": "abd"}, {"platform": {"version": "12"}}, {"server": []}, {"more": None}]
+    assert len({name, *(build_id.name_build({**inputs, **other}) for other in others)}) == 5
+
+
+@pytest.mark.parametrize("inputs", [{}, None, "abc", ["a"], 5])
+def test_a_build_needs_inputs(inputs: object) -> None:
+    with pytest.raises(AnsibleFilterError, match="build_id: the inputs must be a dictionary that is not empty"):
+        build_id.name_build(inputs)
+
+
+def test_needs_come_as_they_stand_in_an_inventory() -> None:
+    lines = sandbox_directives.sandbox_directives({"write_paths": ("/srv/a", "/srv/b"), "network": True})
+    assert "ReadWritePaths=/srv/a /srv/b" in lines
+    assert "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6" in lines
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (None, "sandbox_directives: the needs must be a dictionary"),
+        (["network"], "sandbox_directives: the needs must be a dictionary"),
+        ({"netwrok": True}, "sandbox_directives: 'netwrok' is not something a sandbox can allow"),
+        ({"write_paths": "/srv"}, "sandbox_directives: write_paths: '/srv' is not a list"),
+        ({"write_paths": ["/srv\nUser=root"]}, "sandbox_directives: write_paths: .* cannot stand in a unit"),
+        ({"umask": '0027"'}, "sandbox_directives: umask: .* is not a mask"),
+    ],
+)
+def test_needs_that_no_unit_can_hold_are_refused(needs: object, message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message):
+        sandbox_directives.sandbox_directives(needs)
