@@ -145,6 +145,12 @@ def test_a_secret_is_not_shown(variable: str, value: Any) -> None:
     assert SECRET not in problem
 
 
+def test_a_value_of_the_wrong_type_is_not_shown_when_it_is_secret() -> None:
+    specs = {**SPECS, "app_pin": {"type": "int", "no_log": True}}
+    found = core.check_inventory([host(variables={**GOOD, "app_pin": SECRET})], specs, REQUIRED)
+    assert found == [core.Problem("app_pin", "is not of type int")]
+
+
 @pytest.mark.parametrize(
     ("hosts", "expected"),
     [
@@ -177,6 +183,24 @@ def test_a_secret_is_not_shown(variable: str, value: Any) -> None:
 )  # fmt: skip
 def test_an_inventory_that_does_not_fit_together(hosts: list[core.Host], expected: str) -> None:
     assert check(*hosts) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("app_source", "pypi:httpbin==0.10.1"),
+        ("app_source_checksum", "0" * 64),
+        ("app_module", "httpbin.core:app"),
+        ("app_dependencies", "none"),
+        ("app_host_names", ["a.example.com"]),
+        ("app_health_path", "/up"),
+        ("app_health_host", "a.example.com"),
+        ("app_static", [{"url": "/static/", "path": "static"}]),
+    ],
+)
+def test_app_hosts_agree_about_the_application(variable: str, value: Any) -> None:
+    (problem,) = check(host("a"), host("b", address="10.0.0.2", variables={**GOOD, variable: value}))
+    assert problem.startswith(f"{variable}: differs between app hosts (")
 
 
 def test_hosts_outside_the_app_group_need_no_application() -> None:

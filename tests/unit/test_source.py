@@ -82,7 +82,7 @@ def git(repository: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four commits: tag v1 on the first, no name on the second, branches side and main on the last two."""
+    """Four commits: tag v1 and branch side on the first, branch main on the last."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
@@ -95,12 +95,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         git(path, "commit", "--quiet", "--message", str(number))
         if number == 1:
             git(path, "tag", "--annotate", "--message", "one", "v1")
-    git(path, "branch", "side", "HEAD~1")
+    git(path, "branch", "side", "v1")
     return path
 
 
 @pytest.mark.parametrize(
-    ("version", "text"), [("", "4"), ("main", "4"), ("side", "3"), ("v1", "1"), ("FULL", "2"), ("SHORT", "2")]
+    ("version", "text"), [("", "4"), ("main", "4"), ("side", "1"), ("v1", "1"), ("FULL", "2"), ("SHORT", "2")]
 )
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "with a mirror"])
 def test_git_by_branch_tag_and_commit(tmp_path: Path, repository: Path, version: str, text: str, warm: bool) -> None:
@@ -115,10 +115,10 @@ def test_git_by_branch_tag_and_commit(tmp_path: Path, repository: Path, version:
 
 
 def test_git_follows_a_branch_that_moves_and_forgets_one_that_is_gone(tmp_path: Path, repository: Path) -> None:
-    first = git(repository, "rev-parse", "v1^{commit}")
-    resolve(tmp_path, repository.as_uri(), first[:10])
-    git(repository, "branch", "--force", "side", "v1")
-    assert resolve(tmp_path, repository.as_uri(), "side").version == first
+    second = git(repository, "rev-parse", "main~2")
+    resolve(tmp_path, repository.as_uri(), second[:10])
+    git(repository, "branch", "--force", "side", second)
+    assert resolve(tmp_path, repository.as_uri(), "side").version == second
     git(repository, "branch", "-D", "side")
     with pytest.raises(core.SourceError, match=r"^app_version: 'side' is no branch, tag or commit of file:.*ls-remote"):
         resolve(tmp_path, repository.as_uri(), "side")
