@@ -72,6 +72,12 @@ def read_host(name: str, hostvars: Any, groups: Mapping[str, list[str]], specs: 
     )
 
 
+def _reason(answer: Mapping[str, Any]) -> str:
+    """Tell why a host did not answer; where nothing came back, its standard error says it."""
+    errors = str(answer.get("module_stderr") or "").strip().splitlines()
+    return errors[-1] if errors else str(answer.get("msg", ""))
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Checks the inventory, or what its hosts answered."""
 
@@ -125,7 +131,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     name=name,
                     groups=groups,
                     info=answer if "platform" in answer else None,
-                    error=str(answer.get("msg", "")),
+                    error=_reason(answer),
                     ports=ports,
                 )
             )

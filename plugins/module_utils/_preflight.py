@@ -71,6 +71,9 @@ PLAIN_PATH = re.compile(r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9._-]+(?:/[A-Za-z0-9.
 SUPPORTED = {"ubuntu": (22, 4), "debian": (12, 0)}
 OLDEST_PYTHON = (3, 10)
 
+#: What tells that a host was reached, but not as root.
+NO_PRIVILEGES = re.compile(r"\b(?:sudo|doas|become|privilege escalation)\b", re.IGNORECASE)
+
 #: Which processes may hold a port already, since the roles reconfigure them.
 OURS = {"nginx": {"nginx"}, "load_balancer": {"haproxy"}, "redis": {"redis-server", "valkey-server"}}
 
@@ -148,10 +151,9 @@ def _environment(value: Any) -> str | None:
                 "digits and underscores, and no digit first"
             )
         if not isinstance(content, str):
-            return (
-                f"the value of {name} is not text but {type(content).__name__}: environment "
-                "variables are text, put it in quotes"
-            )
+            # Ansible's own types derive from those that people know.
+            kind = next(base.__name__ for base in type(content).__mro__ if base.__module__ == "builtins")
+            return f"the value of {name} is not text but {kind}: environment variables are text, put it in quotes"
         if "\0" in content:
             return f"the value of {name} holds a NUL byte: take it out"
     return None
@@ -250,6 +252,14 @@ def check_addresses(hosts: Sequence[Host]) -> Iterator[Problem]:
                     "fleet_address",
                     f"{_show(host.address)} of {host.name} is neither an address nor a host "
                     "name: set it to the address at which the other hosts reach this one",
+                )
+                continue
+            if "load_balancer" in host.groups:
+                yield Problem(
+                    "fleet_address",
+                    f"{_show(host.address)} of {host.name} is a name: write its address, such as "
+                    "10.0.0.10, since app hosts believe a load balancer by the address that it "
+                    "comes from",
                 )
                 continue
         if host.address in owners:
@@ -447,6 +457,15 @@ def check_facts(hosts: Sequence[Facts]) -> list[Problem]:
     """
     found = []
     for host in hosts:
+        if host.info is None and NO_PRIVILEGES.search(host.error):
+            found.append(
+                Problem(
+                    "ansible_become",
+                    f"on {host.name} the account cannot become root: {host.error.strip()}. Allow it to "
+                    "use sudo, or give its password with --ask-become-pass",
+                )
+            )
+            continue
         if host.info is None:
             found.append(
                 Problem(

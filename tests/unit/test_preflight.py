@@ -162,6 +162,9 @@ def test_a_value_of_the_wrong_type_is_not_shown_when_it_is_secret() -> None:
          "'cache'? Rename it, or have a group 'cache' too if it serves another purpose."),
         ([host("a"), host("b")], "fleet_address: '10.0.0.1' belongs to both a and b: every host needs an address of "
          "its own"),
+        ([host("a"), host("lb1", ("load_balancer",), "lb1.example.com")], "fleet_address: 'lb1.example.com' of lb1 is a "
+         "name: write its address, such as 10.0.0.10, since app hosts believe a load balancer by the address that it "
+         "comes from"),
         ([host("a", address="10.0.0.1 # x")], "fleet_address: '10.0.0.1 # x' of a is neither an address nor a host "
          "name: set it to the address at which the other hosts reach this one"),
         ([host("a", failures={"app_version": "'x' is undefined"})], "app_version: cannot be evaluated on a: 'x' is "
@@ -257,6 +260,8 @@ def facts(ports: dict[str, int] | None = None, listening: tuple[Any, ...] = (), 
         (facts(distribution="ubuntu", version="26.04", python="3.14"), ""),
         (facts({"nginx": 80}, ((80, "nginx"), (22, "sshd"), (8080, "java"))), ""),
         (facts({"redis": 6379}, ((6379, "valkey-server"),)), ""),
+        # A run that was cut short between the packages and their configuration can be repeated.
+        (facts({"nginx": 8080, "load_balancer": 80}, ((80, "nginx"),)), ""),
         (facts(distribution="ubuntu", version="20.04"), "distribution: a runs ubuntu 20.04: the roles need Ubuntu 22.04"
          " or newer, or Debian 12 or newer"),
         (facts(version="11"), "distribution: a runs debian 11: the roles need"),
