@@ -109,7 +109,8 @@ class Deploys:
 @pytest.fixture(scope="module")
 def deploys() -> Deploys:
     """Deploy three times under load."""
-    seen, requests, printed = [states()], {}, ""
+    seen, printed = [states()], ""
+    requests: dict[str, dict[str, Any]] = {}
     changes: list[dict[str, Any]] = [
         {"app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "one"}},
         {"app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "two"}, "app_keep_releases": 1},
@@ -282,11 +283,11 @@ def test_a_failed_gate_on_one_host_changes_no_host() -> None:
     """All hosts go on with what they had, nothing of the new release is left, and the message tells why."""
     before = states()
     gate = "{{ '/whatever-404' if inventory_hostname == 'app-new' else '/health' }}"
-    changed = {**INSTALLED, "app_env": {"NOTE": "three"}, "app_health_path": gate, "app_health_deadline": 4}
+    changed = {**INSTALLED, "app_env": {"NOTE": "three"}, "app_health_path": gate, "app_health_deadline": 3}
     done = apply_role("app", ROLE, changed)
     assert done.returncode != 0
     said = output(done)
-    assert "GET /whatever-404 did not answer with status 200-399 within 4 s" in said
+    assert "GET /whatever-404 did not answer with status 200-399 within 3 s" in said
     assert "Last answer: HTTP 404 NOT FOUND" in said
     assert "set app_health_path, app_health_host or app_health_status" in said
     assert "Journal of the instance:" in said

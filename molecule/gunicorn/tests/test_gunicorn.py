@@ -30,7 +30,7 @@ def echo(host: Host, where: str = SOCKET, path: str = "/", **options: Any) -> di
 
 def show(host: Host, name: str, unit: str = UNIT) -> str:
     """Return a property of a unit."""
-    return host.check_output("systemctl show --property %s --value %s", name, unit).strip()
+    return str(host.check_output("systemctl show --property %s --value %s", name, unit)).strip()
 
 
 def workers(host: Host) -> list[int]:

@@ -58,7 +58,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "write programs": lambda: write("/usr/local/bin/probe"),
     "write data of others": lambda: write("/var/lib/nginx/probe"),
     "write its own data": lambda: write("/var/lib/probe/own"),
-    "look into homes": lambda: os.listdir("/home/deploy"),
+    "look into homes": lambda: list(Path("/home/deploy").iterdir()),
     "read temporary files of others": lambda: Path("/tmp/of-others").read_text(),  # noqa: S108
     "read about the machine": lambda: Path("/proc/meminfo").read_text(),
     "reach the network": lambda: socket.socket(socket.AF_INET).close(),

@@ -12,19 +12,20 @@ from fleet_testing import apply_role, ask, refused
 from testinfra.host import Host
 
 #: What each unit needs, as the role's defaults say it; the tests change it.
+NGINX_CAPABILITIES = [
+    "CAP_NET_BIND_SERVICE", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL",
+]  # fmt: skip
 NGINX = {
     "network": True,
-    "capabilities": [
-        "CAP_NET_BIND_SERVICE", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL",
-    ],
+    "capabilities": NGINX_CAPABILITIES,
     "write_paths": ["/run", "/var/log/nginx", "/var/lib/nginx"],
-}  # fmt: skip
+}
 REDIS = {"network": True, "write_paths": ["/run/redis", "/var/lib/redis", "/var/log/redis", "/etc/redis"]}
 
 
 def main_process(host: Host, unit: str) -> str:
     """Return the number of a unit's main process."""
-    return host.check_output(f"systemctl show --property=MainPID --value {unit}")
+    return str(host.check_output(f"systemctl show --property=MainPID --value {unit}"))
 
 
 def test_a_unit_can_do_nothing_that_it_does_not_need(host: Host) -> None:
@@ -83,9 +84,8 @@ def test_the_files_of_others_are_out_of_reach(host: Host, unit: str, own: str) -
     for path in ("/etc", "/usr/bin", "/var/lib/probe", "/srv", "/opt"):
         assert host.run(f"test -d {root}{path}").rc == 0
         assert "Read-only file system" in host.run(f"touch {root}{path}/probe").stderr
-    assert host.run(f"ls -A {root}/home {root}/root {root}/tmp").stdout.split() == [
-        f"{root}/home:", f"{root}/root:", f"{root}/tmp:",
-    ]  # fmt: skip
+    for path in ("/home", "/root", "/tmp"):  # noqa: S108 -- it is only looked at
+        assert host.check_output(f"ls -A {root}{path}") == ""
 
 
 def test_workers_see_no_processes_of_others(host: Host) -> None:
@@ -166,10 +166,8 @@ def test_redis_works(host: Host) -> None:
 def test_what_a_unit_cannot_bear_is_taken_back(host: Host, address: str, missing: set[str], reason: str) -> None:
     """The run fails with what the unit says, and the service goes on with its old drop-in."""
     before = host.file("/etc/systemd/system/nginx.service.d/50-sandbox.conf").content
-    profile = {**NGINX, "capabilities": sorted({*NGINX["capabilities"]} - missing)}
-    said = refused(
-        host, "wsgi.fleet.sandbox", {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": profile}}
-    )
+    profile = {**NGINX, "capabilities": sorted({*NGINX_CAPABILITIES} - missing)}
+    said = refused(host, "wsgi.fleet.sandbox", {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": profile}})
     assert "nginx.service does not run with /etc/systemd/system/nginx.service.d/50-sandbox.conf" in said
     assert "was taken back; it runs as before" in said
     assert reason in said
@@ -224,15 +222,18 @@ def test_only_running_units_that_changed_are_restarted(host: Host) -> None:
         ),
         (
             {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": {"netwrok": True}}},
-            "'netwrok' is not something a sandbox can allow: use network, write_paths",
+            "''netwrok'' is not something a sandbox can allow: use network, write_paths",
         ),
         (
-            {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": {"write_paths": ["/run\nExecStartPre=/bin/sh"]}}},
-            "write_paths: '/run\\\\nExecStartPre=/bin/sh' cannot stand in a unit",
+            {
+                "sandbox_units": ["nginx"],
+                "sandbox_profiles": {"nginx": {"write_paths": ["/run\nExecStartPre=/bin/sh"]}},
+            },
+            "write_paths: ''/run\\nExecStartPre=/bin/sh'' cannot stand in a unit",
         ),
         (
             {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": {"capabilities": ["CAP_KILL\n"]}}},
-            "capabilities: 'CAP_KILL\\\\n' cannot stand in a unit",
+            "capabilities: ''CAP_KILL\\n'' cannot stand in a unit",
         ),
         (
             {"sandbox_units": ["../x"], "sandbox_profiles": {"../x": {}}},
