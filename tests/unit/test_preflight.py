@@ -162,8 +162,8 @@ def test_a_value_of_the_wrong_type_is_not_shown_when_it_is_secret() -> None:
          "'cache'? Rename it, or have a group 'cache' too if it serves another purpose."),
         ([host("a"), host("b")], "fleet_address: '10.0.0.1' belongs to both a and b: every host needs an address of "
          "its own"),
-        ([host("a"), host("lb1", ("load_balancer",), "lb1.example.com")], "fleet_address: 'lb1.example.com' of lb1 is a "
-         "name: write its address, such as 10.0.0.10, since app hosts believe a load balancer by the address that it "
+        ([host("a"), host("lb1", ("load_balancer",), "lb1.example.com")], "fleet_address: 'lb1.example.com' of lb1 is "
+         "a name: write its address, such as 10.0.0.10, since app hosts believe a load balancer by the address that it "
          "comes from"),
         ([host("a", address="10.0.0.1 # x")], "fleet_address: '10.0.0.1 # x' of a is neither an address nor a host "
          "name: set it to the address at which the other hosts reach this one"),

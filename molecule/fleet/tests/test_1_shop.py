@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 import pytest
-from fleet_testing import Answer, Load, ask, site, host_named
+from fleet_testing import Answer, Load, ask, host_named, site
 
 BALANCER = "172.31.78.101"
 CONTROLLER = "172.31.78.1"
@@ -141,7 +141,9 @@ def test_a_new_release_goes_live_without_a_lost_request() -> None:
 def test_a_release_that_fails_on_one_host_goes_live_on_none() -> None:
     """The cache type is broken on one host: its gate fails, and every host keeps its release."""
     before = served_by()
-    broken = '{"app_env": {"FLASK_CACHE_TYPE": "{{ \'Nonsense\' if inventory_hostname == \'app2\' else \'RedisCache\' }}"}}'
+    broken = (
+        "{\"app_env\": {\"FLASK_CACHE_TYPE\": \"{{ 'Nonsense' if inventory_hostname == 'app2' else 'RedisCache' }}\"}}"
+    )
     with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
         done = site("--extra-vars", broken)
     assert done.returncode == 2, done.stdout
@@ -178,7 +180,9 @@ def test_a_host_joins_and_leaves_without_a_lost_request() -> None:
     assert {name.split("/")[0] for name in load.seen} == {"app1", "app2", "app3"}
     app1, app3 = (host_named(name) for name in ("app1", "app3"))
     # The host of the same platform took the build over, byte by byte.
-    digest = "cd /srv/shop/current/build/ && find code venv -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum"
+    digest = (
+        "cd /srv/shop/current/build/ && find code venv -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum"
+    )
     assert app1.check_output(digest) == app3.check_output(digest)
 
 

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from fleet_testing import ask, site, host_named
+from fleet_testing import ask, host_named, site
 
 BALANCER = "172.31.78.101"
 CONTROLLER = "172.31.78.1"
@@ -19,7 +19,7 @@ CONTROLLER = "172.31.78.1"
 @pytest.fixture(scope="module", autouse=True)
 def httpbin() -> None:
     """Deploy it in place of the shop."""
-    done = site("--extra-vars", "@httpbin.yml")
+    done = site("--extra-vars", "@vars/httpbin.yml")
     assert done.returncode == 0, done.stdout
 
 
@@ -43,7 +43,7 @@ def test_it_sees_the_headers_that_the_client_sent() -> None:
 
 def test_it_sees_scheme_host_and_arguments() -> None:
     seen = tell("/get?a=1&b=two%20words", headers={"Host": "bin.example.com"})
-    assert seen["url"] == "http://bin.example.com/get?a=1&b=two words"
+    assert seen["url"] == "http://bin.example.com/get?a=1&b=two%20words"
     assert seen["args"] == {"a": "1", "b": "two words"}
     assert seen["origin"] == CONTROLLER
 
