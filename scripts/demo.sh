@@ -48,7 +48,8 @@ up() {
 
 report() {
     local port=$1 answer
-    answer=$(curl --silent --show-error --fail --max-time 10 "http://127.0.0.1:$port/whoami") ||
+    answer=$(python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode().strip())' \
+        "http://127.0.0.1:$port/whoami") ||
         die "http://127.0.0.1:$port/ does not answer: see 'docker exec $name-lb1 journalctl -u haproxy'"
     say "the application answers at http://127.0.0.1:$port/"
     echo "It just said: $answer"
@@ -58,11 +59,11 @@ report() {
     cat <<TEXT
 
 What to try next:
-    make demo-scale                       one app host more, without a lost request
-    edit examples/shop, then make demo    a new release, on every host or on none
-    curl http://127.0.0.1:$port/cached    the cache that all app hosts share
-    docker exec -it $name-app1 bash       look at a host
-    make demo-down                        remove it all
+    make demo-scale                        one app host more, without a lost request
+    edit examples/shop, then make demo     a new release, on every host or on none
+    open http://127.0.0.1:$port/cached     the cache that all app hosts share
+    docker exec -it $name-app1 bash  look at a host
+    make demo-down                         remove it all
 TEXT
 }
 

@@ -59,7 +59,7 @@ def read_host(name: str, hostvars: Any, groups: Mapping[str, list[str]], specs: 
             if _undefined_name(error) not in specs:
                 failures[key] = str(error)
     try:
-        address = str(own["fleet_address"])
+        address = str(own["__fleet_address"])
     except Exception:  # noqa: BLE001 -- without the collection's topology the name is the address
         address = str(own.get("ansible_host", name))
     return Host(
@@ -91,6 +91,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """
         super().run(tmp, task_vars)
         variables = task_vars or {}
+        unknown = sorted(set(self._task.args) - {"stage"})
+        if unknown:
+            raise AnsibleError(f"{unknown[0]}: is not an option of preflight: write stage")
         stage = self._task.args.get("stage", "inventory")
         if stage == "inventory":
             problems, warnings = self._inventory(variables)
@@ -120,7 +123,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ports = {
                 role: int(own.get(variable, default))
                 for role, group, variable, default in (
-                    ("nginx", "app", "fleet_nginx_port", 80),
+                    ("nginx", "app", "__fleet_nginx_port", 80),
                     ("load_balancer", "load_balancer", "load_balancer_port", 80),
                     ("redis", "cache", "redis_port", 6379),
                 )

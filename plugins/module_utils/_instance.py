@@ -47,6 +47,21 @@ class Gate:
     deadline: float = 60.0
     interval: float = 0.25
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be asked for.
+
+        :raises ReleaseError: for a status or a body that cannot be read.
+        """
+        for entry in self.status:
+            if not re.fullmatch(r"[1-5]\d\d(?:-[1-5]\d\d)?", str(entry)):
+                raise ReleaseError(
+                    f"status: '{entry}' is no status code: write one such as 200, or a range such as 200-399"
+                )
+        try:
+            re.compile(self.body or "")
+        except re.error as error:
+            raise ReleaseError(f"body: '{self.body}' is not a regular expression: {error}") from error
+
     def accepts(self, status: int) -> bool:
         """Tell whether a status code is among the accepted ones."""
         for entry in self.status:

@@ -403,7 +403,10 @@ def leftovers(layout: Layout) -> list[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory so that no reader ever sees half of it."""
+    """Remove a directory so that no reader ever sees half of it, or a stray file in its place."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+        return
     doomed = path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, doomed)

@@ -324,6 +324,7 @@ def main() -> None:
             "environment": {"type": "str", "default": "{}", "no_log": True},
         },
         mutually_exclusive=[("source", "requirement", "archive")],
+        required_one_of=[("source", "requirement", "archive")],
         required_by={"archive": ("checksum",)},
         supports_check_mode=True,
     )
@@ -332,12 +333,15 @@ def main() -> None:
     layout = Layout(parameters["name"], Path(parameters["directory"]))
     if module.check_mode:
         complete = (layout.build(parameters["build"]) / BUILD_MANIFEST).is_file()
-        module.exit_json(changed=not complete, built=not complete)
-    extra: dict[str, str] = {str(k): str(v) for k, v in json.loads(parameters["environment"]).items()}
+        module.exit_json(changed=not complete or bool(parameters["pack"]), built=not complete)
+    try:
+        extra: dict[str, str] = {str(k): str(v) for k, v in json.loads(parameters["environment"]).items()}
+    except (ValueError, AttributeError):
+        module.fail_json(msg="environment is not the text of a JSON object of strings")
     try:
         with exclusive(layout):
             result = build(layout, parameters, extra)
-    except ReleaseError as error:
+    except (ReleaseError, OSError) as error:
         module.fail_json(msg=mask(str(error), secrets_of(extra, "")))
     module.exit_json(**result)
 

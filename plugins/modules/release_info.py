@@ -69,6 +69,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
+    ReleaseError,
     manifest_of,
     read_state,
 )
@@ -85,11 +86,15 @@ def main() -> None:
     )
     layout = Layout(module.params["name"], Path(module.params["directory"]))
     state = read_state(layout)
+    try:
+        running = [layout.release_of(unit) for unit in Systemd().active(layout.unit_name("*"))]
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
     module.exit_json(
         changed=False,
         current=state.current,
         releases=[manifest_of(layout, release) for release in state.releases],
-        running=[layout.release_of(unit) for unit in Systemd().active(layout.unit_name("*"))],
+        running=running,
         builds=sorted(state.builds),
     )
 

@@ -290,14 +290,14 @@ def explain(
     lines.append(journal or "(empty)")
     if not live:
         lines.append("It got no traffic and was removed; the release before it goes on.")
-    public = "\n".join([layout.name, parameters["unit"], *parameters["files"].values()])
-    return mask("\n".join(lines), secrets_of(environment, public))
+    return "\n".join(lines)
 
 
 def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, Any]:
     """Do the module's work and return its result."""
     parameters = module.params
     environment = read_environment(parameters["environment"])
+    gate = gate_from(parameters["gate"])
     state = read_state(layout)
     release = release_id(
         parameters["key"].encode() if parameters["key"] else read_key(layout, create=not module.check_mode),
@@ -305,6 +305,8 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
             "build": parameters["build"],
             "environment": environment,
             "files": parameters["files"],
+            # What an instance had to answer: the load balancer asks for the same.
+            "gate": {name: parameters["gate"].get(name) for name in ("path", "host", "status", "body")},
             "unit": parameters["unit"],
         },
     )
@@ -318,7 +320,8 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
         "changed": not running,
         "diff": difference(layout, state.current, release, parameters, environment) if release != state.current else [],
     }
-    if running or module.check_mode:
+    # One that runs and is not current may have been left by a run that was cut short at the gate.
+    if module.check_mode or (running and release == state.current):
         return result
 
     make_shared(layout, parameters["shared"], parameters["user"])
@@ -334,19 +337,26 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, 
         systemd.reload()
     write_file(layout.permit(release), "", 0o644)
     started = time.time()
+    public = "\n".join([layout.name, parameters["unit"], *parameters["files"].values()])
+    hidden = secrets_of(environment, public)
     try:
-        systemd.start(unit)
-        result["answer"] = str(pass_gate(layout, release, gate_from(parameters["gate"]), systemd))
-    except GateFailure as failure:
+        if not running:
+            systemd.start(unit)
+        result["answer"] = mask(str(pass_gate(layout, release, gate, systemd)), hidden)
+    except ReleaseError as failure:
         live = release == state.current
-        message = explain(layout, release, parameters, environment, failure, systemd.journal(unit, started), live)
+        journal = systemd.journal(unit, started)
+        if isinstance(failure, GateFailure):
+            message = explain(layout, release, parameters, environment, failure, journal, live)
+        else:
+            message = f"{failure}\n{journal}".strip()
         if not live:
             systemd.stop(unit)
             remove_unit(layout, release)
             systemd.reload()
             if created:
                 remove_tree(layout.release(release))
-        module.fail_json(msg=message, release=release, created=False, previous=state.current)
+        module.fail_json(msg=mask(message, hidden), release=release, created=False, previous=state.current)
     return result
 
 

@@ -144,10 +144,12 @@ def apply(path: Path, unit: str, text: str, settle: float, systemd: Systemd) -> 
             write_file(path, old, 0o644)
         systemd.reload()
         run("systemctl", "reset-failed", unit, check=False)
-        run("systemctl", "restart", unit)
-        raise ReleaseError(
-            f"{unit} does not run with {path}, which was taken back; it runs as before. {error}"
-        ) from error
+        try:
+            run("systemctl", "restart", unit)
+            after = "it runs as before"
+        except ReleaseError as second:
+            after = f"it does not run without it either ({second})"
+        raise ReleaseError(f"{unit} does not run with {path}, which was taken back; {after}. {error}") from error
     return True
 
 

@@ -37,9 +37,8 @@ DROPINS = {
 }
 SETS = sorted(DROPINS)
 
-#: Tasks of every role here, in place of its own; those see to it that a host is as it should be.
-TASKS: list[dict[str, Any]] = [
-    {"ansible.builtin.include_tasks": "validate.yml", "when": "role_name != 'app'"},
+VALIDATE = [{"ansible.builtin.include_tasks": "validate.yml", "when": "role_name != 'app'"}]
+RENDER = [
     {
         "ansible.builtin.set_fact": {
             "rendered": "{{ rendered | default({})"
@@ -48,8 +47,8 @@ TASKS: list[dict[str, Any]] = [
         "loop": "{{ files | select('match', role_name ~ '/') | map('basename') }}",
     },
 ]
-#: What roles hand to others goes a way of its own.
-MORE_TASKS: Mapping[str, list[dict[str, Any]]] = {
+#: What a role makes of its templates itself.
+USE: Mapping[str, list[dict[str, Any]]] = {
     "gunicorn": [{"ansible.builtin.include_tasks": "configure.yml"}],
     "sandbox": [{"ansible.builtin.set_fact": {"dropins": "{{ __sandbox_dropins }}"}}],
 }
@@ -63,23 +62,27 @@ WRITE = {
     }
 }
 
-#: What a host gets: texts by role and name; and what the app role gets of the gunicorn role.
+#: Texts by role and name.
 Rendered = Mapping[str, str]
 
 
-def lay_out(directory: Path, roles: Sequence[str]) -> None:
-    """Make roles that are the real ones, but for their tasks."""
+def lay_out(directory: Path, roles: Sequence[str], *parts: str, validate: bool) -> None:
+    """Make roles that are the real ones, but for their tasks.
+
+    :param parts: what to take of each role; its argument spec is in ``meta``.
+    """
     for role in roles:
         tasks = directory / "roles" / role / "tasks"
         tasks.mkdir(parents=True)
         for path in (ROOT / "roles" / role).iterdir():
-            if path.name in ("defaults", "meta", "templates", "vars"):
+            if path.name in parts:
                 (tasks.parent / path.name).symlink_to(path)
         for path in (ROOT / "roles" / role / "tasks").glob("*.yml"):
             if path.name != "main.yml":
                 (tasks / path.name).symlink_to(path)
+        text = json.dumps((VALIDATE if validate else []) + RENDER + USE.get(role, []))
         # JSON is YAML.
-        (tasks / "main.yml").write_text(json.dumps(TASKS + MORE_TASKS.get(role, [])), encoding="utf-8")
+        (tasks / "main.yml").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -88,26 +91,25 @@ def outputs(
 ) -> Sequence[Mapping[str, Any]]:
     """What came of each set, twice, each time with another order of what has no order."""
     runs = []
-    for seed in ("1", "2"):
-        alone, fleet = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("fleet")
-        (fleet / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
-        processes = []
-        for directory, names, roles in ((alone, ["minimal", "full"], ROLES), (fleet, ["single"], ["app", *ROLES])):
-            lay_out(directory, roles)
-            inventories = [HERE / "sets" / f"{name}.yml" for name in names]
+    for again in (False, True):
+        run = []
+        for names, roles in ((["minimal", "full"], ROLES), (["single"], ["app", *ROLES])):
+            directory = tmp_path_factory.mktemp("sets")
+            parts = ["defaults", "templates", "vars", *([] if again else ["meta"])]
+            lay_out(directory, roles, *parts, validate=not again)
+            if "single" in names:
+                (directory / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
+            inventories = [shutil.copy(HERE / "sets" / f"{name}.yml", directory) for name in names]
             play = {"roles": roles, "tasks": [WRITE], "vars": {"files": FILES}}
-            processes.append(start(directory, inventories, play, PYTHONHASHSEED=seed))
-        runs.append((alone, fleet, processes))
+            run.append((directory, start(directory, inventories, play, PYTHONHASHSEED=str(int(again)))))
+        runs.append(run)
     found = []
-    for alone, fleet, processes in runs:
-        for process in processes:
+    for run in runs:
+        texts = {}
+        for directory, process in run:
             finish(process)
-        found.append(
-            {
-                path.stem: json.loads(path.read_text(encoding="utf-8"))
-                for path in (*alone.glob("*.json"), *fleet.glob("*.json"))
-            }
-        )
+            texts.update({path.stem: path.read_text(encoding="utf-8") for path in directory.glob("*.json")})
+        found.append({name: json.loads(text) for name, text in texts.items()})
     return found
 
 

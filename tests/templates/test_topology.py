@@ -17,35 +17,45 @@ from tests.templates.conftest import ROOT, Start
 
 #: Variables of every inventory here; app_status is what a deploy learns of each host.
 COMMON = {
-    "app_name": "shop",
     "app_status": "{{ inventory_hostname }} is ready",
     "fleet_secret_key": "battery staple",
     "fleet_cache_password": "p@ss word",
 }
 #: What the hosts of an inventory are asked for.
 ASKED = [
+    "__fleet_address",
+    "__fleet_cache_directory",
+    "__fleet_cache_memory_share",
+    "__fleet_nginx_port",
     "fleet_accounts",
-    "fleet_address",
     "fleet_app_check_urls",
     "fleet_app_env",
     "fleet_app_hosts",
     "fleet_app_peers",
     "fleet_app_static",
-    "fleet_cache_directory",
     "fleet_cache_hosts",
-    "fleet_cache_memory_share",
     "fleet_load_balancer_backends",
     "fleet_load_balancer_hosts",
-    "fleet_nginx_port",
     "fleet_nginx_sites",
     "fleet_packages",
     "fleet_redis_users",
     "fleet_sandbox_units",
 ]
 #: What is made where the inventory does not set it.
-SECRETS = ["fleet_secrets_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password"]
+SECRETS = ["__fleet_secrets_directory", "__fleet_secret_key", "__fleet_release_key", "__fleet_cache_password"]
 #: What others of these are made of.
-PARTS = ["fleet_cache_env", "fleet_packages_of_group", "fleet_sandbox_units_of_group"]
+PARTS = [
+    "__fleet_app",
+    "__fleet_app_health_host",
+    "__fleet_app_health_path",
+    "__fleet_app_health_status",
+    "__fleet_app_host_names",
+    "__fleet_app_name",
+    "__fleet_home",
+    "fleet_cache_env",
+    "fleet_packages_of_group",
+    "fleet_sandbox_units_of_group",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Fleet:
     """An inventory, and what comes of it.
 
     :param groups: variables of each host of each group.
-    :param variables: of the whole inventory.
+    :param variables: of the application.
+    :param scope: the group whose variables these are.
     :param everywhere: values that all hosts agree on.
     :param hosts: the other values, by host.
     """
@@ -62,6 +73,7 @@ class Fleet:
     variables: Mapping[str, Any]
     everywhere: Mapping[str, Any]
     hosts: Mapping[str, Mapping[str, Any]]
+    scope: str = "all"
 
 
 FLEETS = {
@@ -113,10 +125,10 @@ FLEETS = {
         hosts={
             "box": {
                 "fleet_accounts": ["shop", "shop-build"],
-                "fleet_address": "203.0.113.10",
+                "__fleet_address": "203.0.113.10",
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/health"],
-                "fleet_cache_memory_share": 0.2,
-                "fleet_nginx_port": 8080,
+                "__fleet_cache_memory_share": 0.2,
+                "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [
                     {
                         "name": "shop",
@@ -143,7 +155,8 @@ FLEETS = {
             "cache": {"cache1": {"ansible_host": "203.0.113.30", "fleet_address": "192.0.2.30"}},
             "load_balancer": {"lb1": {"ansible_host": "203.0.113.10"}},
         },
-        variables={},
+        variables={"app_host_names": ["shop.example.com"], "app_health_path": "/health"},
+        scope="app",
         everywhere={
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
@@ -169,27 +182,27 @@ FLEETS = {
                 "lb1": "lb1 is ready",
             },
             "fleet_app_static": [],
-            "fleet_app_check_urls": ["http://127.0.0.1:80/"],
+            "fleet_app_check_urls": ["http://127.0.0.1:80/health"],
             "fleet_cache_hosts": [{"name": "cache1", "address": "192.0.2.30"}],
             "fleet_load_balancer_hosts": [{"name": "lb1", "address": "203.0.113.10"}],
             "fleet_load_balancer_backends": [
                 {
                     "name": "shop",
-                    "host_names": [],
+                    "host_names": ["shop.example.com"],
                     "servers": [
                         {"name": "app2", "address": "192.0.2.22", "port": 80},
                         {"name": "app1", "address": "192.0.2.21", "port": 80},
                     ],
                     "health_status": ["200-399"],
-                    "health_path": "/",
-                    "health_host": "localhost",
+                    "health_path": "/health",
+                    "health_host": "shop.example.com",
                 }
             ],
-            "fleet_nginx_port": 80,
+            "__fleet_nginx_port": 80,
             "fleet_nginx_sites": [
                 {
                     "name": "shop",
-                    "server_names": [],
+                    "server_names": ["shop.example.com"],
                     "listen": 80,
                     "upstream": "unix:/srv/shop/current/app.sock",
                     "static": [],
@@ -199,36 +212,36 @@ FLEETS = {
         hosts={
             "app1": {
                 "fleet_accounts": ["shop", "shop-build"],
-                "fleet_address": "192.0.2.21",
-                "fleet_cache_memory_share": 0.2,
+                "__fleet_address": "192.0.2.21",
+                "__fleet_cache_memory_share": 0.2,
                 "fleet_packages": ["nginx", "python3-venv", "zstd"],
                 "fleet_sandbox_units": ["nginx"],
             },
             "app2": {
                 "fleet_accounts": ["shop", "shop-build"],
-                "fleet_address": "192.0.2.22",
-                "fleet_cache_memory_share": 0.2,
+                "__fleet_address": "192.0.2.22",
+                "__fleet_cache_memory_share": 0.2,
                 "fleet_packages": ["nginx", "python3-venv", "zstd"],
                 "fleet_sandbox_units": ["nginx"],
             },
             "cache1": {
                 "fleet_accounts": [],
-                "fleet_address": "192.0.2.30",
-                "fleet_cache_memory_share": 0.5,
+                "__fleet_address": "192.0.2.30",
+                "__fleet_cache_memory_share": 0.5,
                 "fleet_packages": ["redis-server"],
                 "fleet_sandbox_units": ["redis-server"],
             },
             "lb1": {
                 "fleet_accounts": [],
-                "fleet_address": "203.0.113.10",
-                "fleet_cache_memory_share": 0.5,
+                "__fleet_address": "203.0.113.10",
+                "__fleet_cache_memory_share": 0.5,
                 # Here nginx would listen, if this host ran it.
-                "fleet_app_check_urls": ["http://127.0.0.1:8080/"],
-                "fleet_nginx_port": 8080,
+                "fleet_app_check_urls": ["http://127.0.0.1:8080/health"],
+                "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [
                     {
                         "name": "shop",
-                        "server_names": [],
+                        "server_names": ["shop.example.com"],
                         "listen": 8080,
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
@@ -277,10 +290,10 @@ FLEETS = {
         hosts={
             "app1.example.com": {
                 "fleet_accounts": ["shop", "shop-build"],
-                "fleet_address": "app1.example.com",
+                "__fleet_address": "app1.example.com",
                 "fleet_app_check_urls": ["http://127.0.0.1:80/"],
-                "fleet_cache_memory_share": 0.2,
-                "fleet_nginx_port": 80,
+                "__fleet_cache_memory_share": 0.2,
+                "__fleet_nginx_port": 80,
                 "fleet_nginx_sites": [
                     {
                         "name": "shop",
@@ -322,7 +335,7 @@ FLEETS = {
                     "health_host": "localhost",
                 }
             ],
-            "fleet_nginx_port": 8080,
+            "__fleet_nginx_port": 8080,
             "fleet_nginx_sites": [
                 {
                     "name": "shop",
@@ -336,10 +349,10 @@ FLEETS = {
         hosts={
             "app1": {
                 "fleet_accounts": ["shop", "shop-build"],
-                "fleet_address": "192.0.2.21",
-                "fleet_cache_memory_share": 0.2,
+                "__fleet_address": "192.0.2.21",
+                "__fleet_cache_memory_share": 0.2,
                 "fleet_app_check_urls": ["http://127.0.0.1:8000/"],
-                "fleet_nginx_port": 8000,
+                "__fleet_nginx_port": 8000,
                 "fleet_nginx_sites": [
                     {
                         "name": "shop",
@@ -354,15 +367,15 @@ FLEETS = {
             },
             "lb1": {
                 "fleet_accounts": [],
-                "fleet_address": "192.0.2.10",
-                "fleet_cache_memory_share": 0.5,
+                "__fleet_address": "192.0.2.10",
+                "__fleet_cache_memory_share": 0.5,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
             "lb2": {
                 "fleet_accounts": [],
-                "fleet_address": "192.0.2.11",
-                "fleet_cache_memory_share": 0.5,
+                "__fleet_address": "192.0.2.11",
+                "__fleet_cache_memory_share": 0.5,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
@@ -371,7 +384,7 @@ FLEETS = {
 }
 #: The same in every inventory.
 ALWAYS = {
-    "fleet_cache_directory": "/var/cache/tests/wsgi.fleet",
+    "__fleet_cache_directory": "/var/cache/tests/wsgi.fleet",
     "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"]}],
 }
 
@@ -392,17 +405,21 @@ def answers(
     tmp_path_factory: pytest.TempPathFactory, start: Start, finish: Callable[[subprocess.Popen[str]], None]
 ) -> Mapping[str, Answers]:
     """What the hosts of each inventory say."""
-    made = Fleet({"app": {"app1": {}, "app2": {}}}, dict.fromkeys(("fleet_secret_key", "fleet_cache_password")), {}, {})
     started = {}
-    for name, fleet in {**FLEETS, MADE: made}.items():
+    for name, fleet in {**FLEETS, MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {})}.items():
         directory = tmp_path_factory.mktemp("topology")
         (directory / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
-        variables = {key: value for key, value in {**COMMON, **fleet.variables}.items() if value is not None}
-        groups = {group: {"hosts": dict(hosts)} for group, hosts in fleet.groups.items()}
-        inventory = directory / "inventory" / "hosts.yml"
-        (inventory.parent / ".secrets").mkdir(parents=True)
-        inventory.write_text(json.dumps({"all": {"vars": variables}, **groups}), encoding="utf-8")
-        (inventory.parent / ".secrets" / "cache_password").write_text("made long ago\n", encoding="utf-8")
+        inventory = directory / "inventory"
+        groups = {group: {"hosts": hosts} for group, hosts in fleet.groups.items()}
+        files = {
+            "hosts.yml": json.dumps(groups),
+            "group_vars/all/common.yml": json.dumps({} if name == MADE else COMMON),
+            f"group_vars/{fleet.scope}/app.yml": json.dumps({"app_name": "shop", **fleet.variables}),
+            ".secrets/cache_password": "made long ago\n",
+        }
+        for path, text in files.items():
+            (inventory / path).parent.mkdir(parents=True, exist_ok=True)
+            (inventory / path).write_text(text, encoding="utf-8")
         play = {
             "vars": {"asked": SECRETS if name == MADE else ASKED},
             "tasks": [
@@ -415,7 +432,10 @@ def answers(
                 }
             ],
         }
-        started[name] = (directory, start(directory, [inventory], play, XDG_CACHE_HOME="/var/cache/tests"))
+        started[name] = (
+            directory,
+            start(directory, [inventory / "hosts.yml"], play, XDG_CACHE_HOME="/var/cache/tests"),
+        )
     found = {}
     for name, (directory, process) in started.items():
         finish(process)
@@ -434,18 +454,18 @@ def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> 
     directory = answers[MADE].directory / ".secrets"
     first, second = answers[MADE].hosts["app1"], answers[MADE].hosts["app2"]
     assert first == second
-    assert first["fleet_secrets_directory"] == str(directory)
+    assert first["__fleet_secrets_directory"] == str(directory)
     for name in ("secret_key", "release_key"):
         path = directory / name
-        assert len(first[f"fleet_{name}"]) == 64
-        assert set(first[f"fleet_{name}"]) <= set(string.ascii_letters + string.digits)
-        assert path.read_text(encoding="utf-8").strip() == first[f"fleet_{name}"]
+        assert len(first[f"__fleet_{name}"]) == 64
+        assert set(first[f"__fleet_{name}"]) <= set(string.ascii_letters + string.digits)
+        assert path.read_text(encoding="utf-8").strip() == first[f"__fleet_{name}"]
         assert path.stat().st_mode & 0o777 == 0o600
-    assert first["fleet_secret_key"] != first["fleet_release_key"]
+    assert first["__fleet_secret_key"] != first["__fleet_release_key"]
 
 
 def test_secrets_that_are_there_are_kept(answers: Mapping[str, Answers]) -> None:
-    assert answers[MADE].hosts["app1"]["fleet_cache_password"] == "made long ago"
+    assert answers[MADE].hosts["app1"]["__fleet_cache_password"] == "made long ago"
 
 
 @pytest.mark.parametrize("name", FLEETS)
