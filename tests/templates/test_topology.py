@@ -51,6 +51,7 @@ PARTS = [
     "__fleet_app_health_status",
     "__fleet_app_host_names",
     "__fleet_app_name",
+    "__fleet_cache_url_host",
     "__fleet_home",
     "fleet_cache_env",
     "fleet_packages_of_group",

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import pwd
-import re
 import socketserver
 import stat
 import subprocess
