@@ -61,8 +61,8 @@ report() {
 What to try next:
     make demo-scale                        one app host more, without a lost request
     edit examples/shop, then make demo     a new release, on every host or on none
-    open http://127.0.0.1:$port/cached     the cache that all app hosts share
-    docker exec -it $name-app1 bash  look at a host
+    open http://127.0.0.1:$port/cached      the cache that all app hosts share
+    docker exec -it $name-app1 bash   look at a host
     make demo-down                         remove it all
 TEXT
 }
