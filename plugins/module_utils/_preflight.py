@@ -429,7 +429,7 @@ def suggest(hosts: Sequence[Host], known: Collection[str]) -> list[str]:
     names = sorted({name for host in hosts for name in host.variables if name not in known})
     warnings = []
     for name in names:
-        alike = difflib.get_close_matches(name, sorted(known), 1, 0.88)
+        alike = difflib.get_close_matches(name, sorted(known), 1, 0.85)
         if alike:
             warnings.append(f"{name} is not a variable of this collection: did you mean {alike[0]}?")
     return warnings

@@ -85,15 +85,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     layout = Layout(module.params["name"], Path(module.params["directory"]))
-    state = read_state(layout)
     try:
+        state = read_state(layout)
+        releases = [manifest_of(layout, release) for release in state.releases]
         running = [layout.release_of(unit) for unit in Systemd().active(layout.unit_name("*"))]
-    except ReleaseError as error:
+    except (ReleaseError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=False,
         current=state.current,
-        releases=[manifest_of(layout, release) for release in state.releases],
+        releases=releases,
         running=running,
         builds=sorted(state.builds),
     )

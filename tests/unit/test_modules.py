@@ -179,7 +179,7 @@ class FakeSystemd(_instance.Systemd):
     def start(self, unit: str) -> None:
         self.calls.append(f"start {unit}")
         if isinstance(self.after_start, core.ReleaseError):
-            raise self.after_start
+            raise core.ReleaseError(str(self.after_start))
         self.states[unit] = self.after_start
         if self.after_start.active == "active":
             self.serve(unit)
@@ -705,10 +705,11 @@ def test_a_build_is_made_of_something(call: Caller, builder: Builder, build: dic
     assert not builder.target.exists()
 
 
+@pytest.mark.parametrize("text", ["A=1", "[]"])
 def test_a_build_environment_that_is_no_object_is_refused(
-    call: Caller, builder: Builder, build: dict[str, Any]
+    call: Caller, builder: Builder, build: dict[str, Any], text: str
 ) -> None:
-    message = call.fails(release_build, build | {"environment": "A=1"})
+    message = call.fails(release_build, build | {"environment": text})
     assert message == "environment is not the text of a JSON object of strings"
 
 
@@ -1221,7 +1222,7 @@ class Commands:
         if command[1] == "restart":
             outcome = self.outcomes.pop(0) if self.outcomes else RUNNING
             if isinstance(outcome, core.ReleaseError):
-                raise outcome
+                raise core.ReleaseError(str(outcome))
             self.systemd.states[command[2]] = outcome
         return ""
 
