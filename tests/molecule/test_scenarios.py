@@ -46,6 +46,9 @@ def test_scenario(scenario: str) -> None:
     output = COLOURS.sub("", done.stdout)
     assert done.returncode == 0, output
     for step in STEPS:
-        assert f"{scenario} ➜ {step}: Executed: Successful" in output, f"{step} did not run\n{output}"
+        # The sign between the two depends on the terminal.
+        assert re.search(rf"^{scenario} \S+ {step}: Executed: Successful$", output, re.MULTILINE), (
+            f"{step} did not run\n{output}"
+        )
     assert re.search(r"=+ \d+ passed in ", output), f"no test of the scenario ran\n{output}"
     assert not re.search(r"\d+ (?:failed|skipped|xfailed|deselected)", output), output
