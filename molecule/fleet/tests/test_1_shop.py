@@ -67,9 +67,15 @@ def test_redirects_lead_to_the_public_name() -> None:
 
 def test_all_hosts_share_the_cache() -> None:
     """What one host has computed, the other one serves."""
-    answers = [shop("/cached") for _number in range(12)]
-    assert {answer.headers["x-served-by"].split("/")[0] for answer in answers} == {"app1", "app2"}
-    assert len({json.loads(answer.body)["computed_at"] for answer in answers}) == 1
+    computed: set[str] = set()
+    # What is there may expire meanwhile, but what comes after that will not.
+    for _attempt in range(2):
+        answers = [shop("/cached") for _number in range(12)]
+        assert {answer.headers["x-served-by"].split("/")[0] for answer in answers} == {"app1", "app2"}
+        computed = {json.loads(answer.body)["computed_at"] for answer in answers}
+        if len(computed) == 1:
+            break
+    assert len(computed) == 1
 
 
 def test_a_dead_cache_is_no_error() -> None:
