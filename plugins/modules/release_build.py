@@ -129,7 +129,7 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
+import subprocess  # run_command belongs to a module, and cannot take another account
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
         check_module(parameters["module"], venv / "bin" / "python", code, run)
     # Compiling fails for files that never were meant for this Python (templates of code, tests of
     # syntax errors); such a file is compiled or refused when it is imported.
-    subprocess.run(
+    subprocess.run(  # pylint: disable=ansible-bad-function
         [str(venv / "bin" / "python"), "-m", "compileall", "-qq", "-j", "0", str(code)],
         check=False, user=account.pw_uid, group=account.pw_gid, extra_groups=(),
         stdin=subprocess.DEVNULL, capture_output=True, env=environment,

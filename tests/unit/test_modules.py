@@ -490,7 +490,8 @@ def test_a_host_without_the_application_has_nothing(
     call: Caller, tmp_path: Path, systemd: FakeSystemd, place: Arguments, check: bool
 ) -> None:
     result = call(release_info, place, check=check)
-    assert result.pop("invocation") == {"module_args": place}
+    # Newer releases of Ansible tell what a module was called with only when they are asked.
+    assert result.pop("invocation", {"module_args": place}) == {"module_args": place}
     assert result == {"changed": False, "current": None, "releases": [], "running": [], "builds": []}
     assert list(tmp_path.iterdir()) == []
 
