@@ -61,7 +61,7 @@ def read_host(name: str, hostvars: Any, groups: Mapping[str, list[str]], specs: 
     try:
         address = str(own["__fleet_address"])
     except Exception:  # noqa: BLE001 -- without the collection's topology the name is the address
-        address = str(own.get("ansible_host", name))
+        address = str(own.get("fleet_address", own.get("ansible_host", name)))
     return Host(
         name=name,
         groups=frozenset(group for group, members in groups.items() if name in members),
