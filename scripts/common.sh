@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What the scripts share. Sourced, never run.
 
+# Where daemons are, which the PATH of an account without privileges may leave out.
+PATH=$PATH:/usr/sbin:/sbin
+
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 die() {
     printf 'error: %s\n' "$*" >&2
