@@ -164,6 +164,23 @@ def test_a_release_that_fails_on_one_host_goes_live_on_none() -> None:
         assert len(units.splitlines()) == 1, units
 
 
+def test_a_host_that_fails_after_the_flip_takes_all_back() -> None:
+    """One host's web server does not answer with the new release: every host flips back, under load."""
+    before = served_by()
+    port = "{{ 80 if inventory_hostname == 'app1' else 9 }}"
+    broken = {"app_env": {"FLASK_GREETING": "again"}, "app_check_urls": [f"http://127.0.0.1:{port}/health"]}
+    with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
+        done = site("--extra-vars", json.dumps(broken))
+    assert done.returncode == 2, done.stdout
+    flipped_back = done.stdout.partition("wsgi.fleet.app : Flip back]")[2].partition("TASK")[0]
+    assert set(re.findall(r"changed: \[(app\d)\]", flipped_back)) == {"app1", "app2"}
+    assert load.failures == []
+    assert served_by() == before
+    for name in ("app1", "app2"):
+        units = host_named(name).check_output("systemctl list-units --plain --no-legend 'shop@*'")
+        assert len(units.splitlines()) == 1, units
+
+
 def test_a_release_with_a_dead_cache_does_not_go_live() -> None:
     """The gate asks for the cache, so that a wrong password stops a deploy and not the service."""
     before = served_by()
