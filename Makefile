@@ -1,7 +1,7 @@
 # What a person types. `make` alone explains itself.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help venv engine images demo demo-scale demo-status demo-down test unit lint sanity molecule build docs lock clean
+.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule build docs lock clean
 
 help: ## List what can be made
 	@printf 'usage: make TARGET\n\n'
@@ -21,10 +21,10 @@ demo-status: venv engine ## Say where the demo answers
 demo-down: venv engine ## Remove the demo
 	@scripts/demo.sh down
 
-test: venv engine images ## Run every test: unit, policy, lint, and each Molecule scenario on real services
+test: venv tools engine images ## Run every test: unit, policy, lint, and each Molecule scenario on real services
 	@.venv/bin/python -m pytest -v tests/unit tests/policy tests/templates tests/lint tests/molecule $(PYTEST)
 
-unit: venv ## Run the tests that need no host
+unit: venv tools ## Run the tests that need no host
 	@.venv/bin/python -m pytest tests/unit tests/policy $(PYTEST)
 
 lint: venv ## Run the linters of the field
@@ -47,6 +47,10 @@ clean: ## Remove the demo, the hosts of the tests, the images, and the virtual e
 
 venv:
 	@scripts/venv.sh
+
+# Without it, tests of packed builds would be skipped.
+tools:
+	@. scripts/common.sh; command -v zstd >/dev/null || apt_install zstd
 
 engine:
 	@scripts/engine.sh
