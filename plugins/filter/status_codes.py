@@ -36,11 +36,12 @@ _value:
   elements: int
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import ReleaseError
 
 
 def status_codes(entries: Sequence[object]) -> list[int]:
@@ -50,12 +51,11 @@ def status_codes(entries: Sequence[object]) -> list[int]:
     """
     codes: set[int] = set()
     for entry in entries:
-        match = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", str(entry))
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise AnsibleFilterError(
-                f"status_codes: '{entry}' is no status code: write one such as 200, or a range such as 200-399"
-            )
-        codes.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        try:
+            first, last = status_range(entry)
+        except ReleaseError as error:
+            raise AnsibleFilterError(f"status_codes: {error}") from error
+        codes.update(range(first, last + 1))
     return sorted(codes)
 
 

@@ -28,6 +28,18 @@ MASK = "********"
 UNIT_PROPERTIES = "ActiveState,SubState,Result,NRestarts"
 
 
+def status_range(entry: object) -> tuple[int, int]:
+    """Read a status code, or a range of them such as ``200-399``.
+
+    :returns: the first and the last code.
+    :raises ReleaseError: for what is neither, or a range that ends before it begins.
+    """
+    match = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", str(entry))
+    if match and int(match[2] or match[1]) >= int(match[1]):
+        return int(match[1]), int(match[2] or match[1])
+    raise ReleaseError(f"'{entry}' is no status code: write one such as 200, or a range such as 200-399")
+
+
 @dataclass(frozen=True)
 class Gate:
     """What an instance must answer before it gets traffic.
@@ -52,11 +64,11 @@ class Gate:
 
         :raises ReleaseError: for a status or a body that cannot be read.
         """
-        for entry in self.status:
-            if not re.fullmatch(r"[1-5]\d\d(?:-[1-5]\d\d)?", str(entry)):
-                raise ReleaseError(
-                    f"status: '{entry}' is no status code: write one such as 200, or a range such as 200-399"
-                )
+        try:
+            for entry in self.status:
+                status_range(entry)
+        except ReleaseError as error:
+            raise ReleaseError(f"status: {error}") from error
         try:
             re.compile(self.body or "")
         except re.error as error:
@@ -64,11 +76,7 @@ class Gate:
 
     def accepts(self, status: int) -> bool:
         """Tell whether a status code is among the accepted ones."""
-        for entry in self.status:
-            low, _separator, high = str(entry).partition("-")
-            if int(low) <= status <= int(high or low):
-                return True
-        return False
+        return any(first <= status <= last for first, last in map(status_range, self.status))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
@@ -64,7 +65,6 @@ HOST_NAME = re.compile(
     r"(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
 )
 REQUEST_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
-STATUS = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
 PLAIN_PATH = re.compile(r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 
 #: Ubuntu and Debian releases that the roles are made for: oldest version of each.
@@ -135,10 +135,12 @@ def _show(value: Any) -> str:
 
 
 def _status(value: Any) -> str | None:
-    match = STATUS.fullmatch(str(value))
-    if match and int(match[2] or match[1]) >= int(match[1]):
-        return None
-    return f"{_show(value)} is no status code: write one such as 200, or a range such as 200-399"
+    try:
+        status_range(value)
+    except ReleaseError as error:
+        # The value once more, shortened and with its control characters spelled out.
+        return _show(value) + str(error).removeprefix(f"'{value}'")
+    return None
 
 
 def _environment(value: Any) -> str | None:
