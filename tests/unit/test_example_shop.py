@@ -141,6 +141,25 @@ def test_the_slow_view_bounds_its_time(client: FlaskClient, monkeypatch: pytest.
     assert slept == [0.5, 0, 10]
 
 
+@pytest.mark.parametrize("size", [0, 1, shop.CHUNK, 2 * shop.CHUNK + 5])
+def test_a_stream_has_its_length_and_known_bytes(client: FlaskClient, size: int) -> None:
+    response = client.get(f"/stream?bytes={size}")
+    assert response.status_code == 200
+    assert response.headers["Content-Length"] == str(size)
+    assert response.headers["X-Served-By"] == f"{HOSTNAME}/0123456789ab"
+    blocks = b"".join(hashlib.sha256(number).digest() * 2048 for number in (b"0", b"1", b"2"))
+    assert response.data == blocks[:size]
+
+
+def test_a_stream_is_bounded(client: FlaskClient) -> None:
+    assert client.get("/stream").headers["Content-Length"] == "1048576"
+    assert client.head("/stream?bytes=67108864").status_code == 200
+    for value in ("", "x", "-1", "67108865", "1e3", "1.5"):
+        response = client.get("/stream", query_string={"bytes": value})
+        assert response.status_code == 400, value
+        assert "bytes" in response.get_json()["error"]
+
+
 @pytest.mark.parametrize("size", [0, 5, 3 * shop.CHUNK + 1, 1 << 20])
 def test_an_upload_comes_back(client: FlaskClient, tmp_path: Path, size: int) -> None:
     content = os.urandom(size)

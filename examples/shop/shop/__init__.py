@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +26,7 @@ from werkzeug.wrappers import Response
 
 HOSTNAME = socket.gethostname()
 LONGEST_SLEEP = 10.0
+LARGEST_STREAM = 64 * 1024 * 1024
 # What file systems allow; secure_filename leaves ASCII only, so that characters are bytes.
 LONGEST_NAME = 255
 CHUNK = 1 << 16
@@ -141,6 +142,27 @@ def slow() -> ResponseReturnValue:
         return {"error": f"seconds: must be a number from 0 to {LONGEST_SLEEP:g}"}, 400
     time.sleep(seconds)
     return {"slept": seconds, **instance()}
+
+
+@shop.get("/stream")
+def stream() -> ResponseReturnValue:
+    """Send a body of a given length, whose bytes a client knows beforehand: a download that must arrive whole.
+
+    Its block ``n`` of 64 KiB repeats the SHA-256 of the decimal number ``n``.
+    """
+    try:
+        size = int(request.args.get("bytes", "1048576"))
+    except ValueError:
+        size = -1
+    if not 0 <= size <= LARGEST_STREAM:
+        return {"error": f"bytes: must be a whole number from 0 to {LARGEST_STREAM}"}, 400
+
+    def blocks() -> Iterator[bytes]:
+        for start in range(0, size, CHUNK):
+            block = hashlib.sha256(str(start // CHUNK).encode()).digest() * (CHUNK // 32)
+            yield block[: size - start]
+
+    return Response(blocks(), mimetype="application/octet-stream", headers={"Content-Length": str(size)})
 
 
 @shop.post("/upload")
