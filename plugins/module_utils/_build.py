@@ -18,6 +18,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import Release
 
 #: Looked for in this order at the top of the source.
 DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml")
+#: Distributions that hold the same program; one would overwrite files of the other.
+SAME_PROGRAM = (frozenset({"uwsgi", "pyuwsgi"}),)
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,16 @@ def install_commands(
 
 
 def distribution_installed(venv: Path, name: str) -> bool:
-    """Tell whether a distribution is installed in a virtual environment."""
-    wanted = re.sub(r"[-_.]+", "_", name).lower()
+    """Tell whether a distribution, or the same program by another name, is installed in a virtual environment."""
+    plain = _plain_name(name)
+    wanted = next((names for names in SAME_PROGRAM if plain in names), frozenset({plain}))
     return any(
-        re.sub(r"[-_.]+", "_", path.name.split("-")[0]).lower() == wanted
-        for path in venv.glob("lib/python*/site-packages/*.dist-info")
+        _plain_name(path.name.split("-")[0]) in wanted for path in venv.glob("lib/python*/site-packages/*.dist-info")
     )
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def requirement_name(requirement: str) -> str:

@@ -125,6 +125,14 @@ def test_a_distribution_is_found_by_any_spelling(tmp_path: Path, name: str, inst
     assert core.distribution_installed(tmp_path, name) is installed
 
 
+@pytest.mark.parametrize("brought", ["uWSGI-2.0.31", "pyuwsgi-2.0.30.post1"])
+@pytest.mark.parametrize("wanted", ["uwsgi", "uWSGI", "pyuwsgi"])
+def test_uwsgi_is_found_by_any_of_its_names(tmp_path: Path, brought: str, wanted: str) -> None:
+    (tmp_path / f"lib/python3.13/site-packages/{brought}.dist-info").mkdir(parents=True)
+    assert core.distribution_installed(tmp_path, wanted)
+    assert not core.distribution_installed(tmp_path, "uwsgidecorators")
+
+
 @pytest.mark.parametrize(
     ("requirement", "name"),
     [("gunicorn==27.0.1", "gunicorn"), ("uvicorn[standard]>=0.3", "uvicorn"), (" a.b-c ; x", "a.b-c"), ("a", "a")],
