@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -47,12 +48,13 @@ def ask(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     timeout: float = 10,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """Send one request from the controller, follow no redirect, and return the answer.
 
-    Raises OSError when nothing answers.
+    With a context for TLS, the certificate has to be one for the address. Raises OSError when nothing answers.
     """
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    connection = _connection((address, port), timeout, tls)
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -60,6 +62,13 @@ def ask(
         return Answer(response.status, names, response.read())
     finally:
         connection.close()
+
+
+def _connection(where: tuple[str, int], timeout: float, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    """Return a connection that is not made yet."""
+    if tls:
+        return http.client.HTTPSConnection(*where, timeout=timeout, context=tls)
+    return http.client.HTTPConnection(*where, timeout=timeout)
 
 
 class Load:
@@ -79,11 +88,12 @@ class Load:
         clients: int = 4,
         rate: float = 40,
         methods: Sequence[str] = ("POST", "GET", "GET"),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.clients, self.requests = clients, 0
         self.failures: list[str] = []
         self.seen: Counter[str] = Counter()
-        self._where = (address, port)
+        self._where, self._tls = (address, port), tls
         self._path, self._headers = path, dict(headers or {})
         self._methods = methods
         self._pause = clients / rate
@@ -99,7 +109,7 @@ class Load:
             turn += 1
             failure = ""
             try:
-                connection = connection or http.client.HTTPConnection(*self._where, timeout=20)
+                connection = connection or _connection(self._where, 20, self._tls)
                 body = b"x" * 64 if method == "POST" else None
                 connection.request(method, self._path, body=body, headers=self._headers)
                 response = connection.getresponse()
@@ -178,23 +188,50 @@ def apply_role(
 
     Arguments are for ansible-playbook.
     """
-    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-    play = yaml.safe_load((scenario / "converge.yml").read_text())[-1]
+    play = _converge()
     (entry,) = (entry for entry in play["roles"] if entry["role"] == role)
-    play["hosts"] = hosts if isinstance(hosts, str) else hosts.backend.get_hostname()
     play["roles"] = [{**entry, "vars": {**entry.get("vars", {}), **variables}}]
+    return _play(hosts, play, *arguments)
+
+
+def apply_tasks(
+    hosts: Host | str, role: str, tasks_from: str, variables: Mapping[str, Any] | None = None, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an entry point of a role other than main, with the variables of its converge.yml but for those given."""
+    play = _converge()
+    (entry,) = (entry for entry in play.pop("roles") if entry["role"] == role)
+    play["tasks"] = [{"ansible.builtin.import_role": {"name": role, "tasks_from": tasks_from}}]
+    play["vars"] = {**entry.get("vars", {}), **(variables or {})}
+    return _play(hosts, play, *arguments)
+
+
+def _converge() -> dict[str, Any]:
+    """Return the last play of the scenario's converge.yml."""
+    plays = yaml.safe_load(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "converge.yml").read_text())
+    play: dict[str, Any] = plays[-1]
+    return play
+
+
+def _play(hosts: Host | str, play: Mapping[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a play on a host or a group of the scenario."""
+    where = hosts if isinstance(hosts, str) else hosts.backend.get_hostname()
     project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
     with tempfile.TemporaryDirectory() as folder:
         playbook = Path(folder, "playbook.yml")
-        playbook.write_text(yaml.safe_dump([play]))
-        return subprocess.run(
-            ["ansible-playbook", "-i", project / "molecule/inventory/hosts.yml", playbook, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=project,
-            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-        )
+        playbook.write_text(yaml.safe_dump([{**play, "hosts": where}]))
+        return _run(project, playbook, "-i", project / "molecule/inventory/hosts.yml", *arguments)
+
+
+def _run(directory: Path, playbook: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a playbook in a directory, without colours."""
+    return subprocess.run(
+        ["ansible-playbook", playbook, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+    )
 
 
 def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
@@ -205,19 +242,18 @@ def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+def run_playbook(
+    name: str, *arguments: str, inventories: Sequence[str] = ("hosts.yml",)
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the collection, such as maintenance.yml, on the hosts of the scenario's own inventory."""
+    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+    chosen = [part for inventory in inventories for part in ("-i", str(scenario / inventory))]
+    return _run(scenario, Path(os.environ["MOLECULE_PROJECT_DIRECTORY"], name), *chosen, *arguments)
+
+
 def site(*arguments: str, inventories: Sequence[str] = ("hosts.yml",)) -> subprocess.CompletedProcess[str]:
     """Run site.yml on the hosts of the scenario's own inventory."""
-    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-    project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-    chosen = [part for name in inventories for part in ("-i", str(scenario / name))]
-    return subprocess.run(
-        ["ansible-playbook", *chosen, project / "site.yml", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=scenario,
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-    )
+    return run_playbook("site.yml", *arguments, inventories=inventories)
 
 
 def host_named(name: str) -> Host:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import csv
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, ask, ask_raw, refused
+from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
@@ -89,6 +92,107 @@ def test_a_sick_host_gets_no_requests(host: Host, address: str) -> None:
     assert set(served_by(address)) == {"app1", "app2"}
 
 
+def statuses(host: Host) -> dict[str, str]:
+    """Return what HAProxy says of each of its servers."""
+    said = host.check_output(
+        "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8404/;csv').read().decode())\""
+    )
+    rows = csv.DictReader(said.removeprefix("# ").splitlines())
+    return {row["svname"]: row["status"] for row in rows if row["svname"].startswith("app")}
+
+
+@pytest.fixture
+def drained(host: Host) -> Iterator[None]:
+    """A host answers 404 to the check of the load balancer."""
+    host.run_test("touch /run/drained-app1")
+    yield
+    host.run_test("rm -f /run/drained-app1 /run/sick-app1")
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "undrained", {"load_balancer_drain": ["app1", "app2"]})
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_drained_host_finishes_what_it_has(host: Host, address: str) -> None:
+    """Under load: requests that it has are answered, nothing new arrives, also on connections that are kept."""
+    try:
+        with Load(address, headers=SHOP) as load, concurrent.futures.ThreadPoolExecutor() as pool:
+            time.sleep(1)
+            slow = [pool.submit(echo, address, "/slow") for _number in range(4)]
+            time.sleep(0.2)
+            host.run_test("touch /run/drained-app1")
+            done = apply_tasks(host, "wsgi.fleet.load_balancer", "drained", {"load_balancer_drain": ["app1"]})
+            assert done.returncode == 0, done.stdout
+            assert statuses(host) == {"app1": "NOLB", "app2": "UP"}
+            log = "journalctl -u echo-1 --no-pager -o cat | grep -c 'GET / \\|POST / '"
+            before = host.run(log).stdout
+            assert int(before) > 0
+            assert set(served_by(address, 40)) == {"app2"}
+            time.sleep(2)
+            assert host.run(log).stdout == before
+            assert {answer.result()["name"] for answer in slow} == {"app1", "app2"}
+    finally:
+        host.run_test("rm -f /run/drained-app1")
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "undrained", {"load_balancer_drain": ["app1"]})
+    assert done.returncode == 0, done.stdout
+    assert load.failures == []
+    assert set(served_by(address)) == {"app1", "app2"}
+
+
+@pytest.mark.usefixtures("drained")
+def test_a_drained_host_stays_out(host: Host, address: str) -> None:
+    """Over a reload of HAProxy, a run of the role, and when it has been gone meanwhile, as in a reboot."""
+    host.run_test("systemctl reload haproxy")
+    done = apply_role(host, "wsgi.fleet.load_balancer", {})
+    assert done.returncode == 0, done.stdout
+    time.sleep(3)
+    assert statuses(host) == {"app1": "NOLB", "app2": "UP"}
+    host.run_test("touch /run/sick-app1; rm /run/drained-app1")
+    time.sleep(3)
+    assert statuses(host)["app1"] == "DOWN"
+    host.run_test("touch /run/drained-app1; rm /run/sick-app1")
+    time.sleep(3)
+    assert set(served_by(address)) == {"app2"}
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "drained", {"load_balancer_drain": ["app1"]})
+    assert done.returncode == 0, done.stdout
+
+
+def test_waiting_for_a_host_has_an_end(host: Host) -> None:
+    """Each way, what is missing is told."""
+    chosen = {"load_balancer_drain": ["app1"], "load_balancer_drain_timeout": 2}
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "drained", chosen)
+    assert done.returncode == 2
+    assert "app1 of shop is UP with 0 open requests." in " ".join(done.stdout.split())
+    assert "run site.yml once" in " ".join(done.stdout.split())
+    host.run_test("touch /run/sick-app1; sleep 3")
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "undrained", chosen)
+    host.run_test("rm /run/sick-app1; sleep 3")
+    assert done.returncode == 2
+    assert "app1 of shop is DOWN." in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"load_balancer_drain": ["app1"]}, ""),
+        ({"load_balancer_drain": ["app1", "app2"]}, "nobody would be left to serve shop"),
+        ({"load_balancer_drain": ["app1", "app2"], "load_balancer_drain_last": True}, ""),
+        ({"load_balancer_drain": ["app9"]}, "HAProxy knows no server app9, but app1, app2; run site.yml first"),
+    ],
+)
+def test_the_last_host_is_not_drained_by_mistake(chosen: dict[str, Any], said: str) -> None:
+    for arguments in ((), ("--check",)):
+        done = apply_tasks("load_balancer", "wsgi.fleet.load_balancer", "before_drain", chosen, *arguments)
+        assert done.returncode == (2 if said else 0), done.stdout
+        assert said in " ".join(done.stdout.split())
+
+
+@pytest.mark.usefixtures("drained")
+def test_a_drained_host_does_not_count_as_one_that_is_left(host: Host) -> None:
+    time.sleep(3)
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "before_drain", {"load_balancer_drain": ["app2"]})
+    assert done.returncode == 2
+    assert "nobody would be left to serve shop: app1 is NOLB" in " ".join(done.stdout.split())
+
+
 def test_a_dead_host_costs_no_request(host: Host, address: str) -> None:
     """When a host refuses connections, requests go to another one, before any check has noticed."""
     with Load(address, headers=SHOP) as load:
@@ -167,6 +271,7 @@ def test_no_healthy_server_is_an_error(host: Host, address: str) -> None:
         ({"servers": [{"name": "x", "address": "1 check"}]}, "a sign that cannot stand in haproxy.cfg"),
         ({"host_names": ["Shop.example.com"]}, "'Shop.example.com' is not a host name"),
         ({"health_path": "health"}, "health_path starts with a slash"),
+        ({"health_status": ["200-499"]}, "health_status accepts 404, by which a host says that it is drained"),
         ({"health_path": "/x\n  server evil 6.6.6.6:80"}, "health_path starts with a slash"),
     ],
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_testing import apply_role, ask, ask_raw, refused
+from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
@@ -26,6 +27,35 @@ def echo(address: str, path: str = "/", *, headers: Mapping[str, str] | None = N
     for name, value in seen["headers"]:
         by_name.setdefault(name, []).append(value)
     return {**seen, "headers": by_name}
+
+
+#: Asks nginx for some requests on its own host; prints statuses, headers and bodies.
+_ASK = """
+import http.client, json, sys
+answers = []
+for path, headers in json.loads(sys.argv[1]):
+    connection = http.client.HTTPConnection("127.0.0.1", timeout=10)
+    connection.request("GET", path, headers={"Host": "shop.example.com", **headers})
+    response = connection.getresponse()
+    answers.append([response.status, dict(response.getheaders()), response.read().decode()])
+print(json.dumps(answers))
+"""
+
+
+def ask_on(host: Host, *requests: tuple[str, Mapping[str, str]]) -> list[Answer]:
+    """Ask nginx over the loopback address of its host, for paths with headers."""
+    answers = json.loads(host.check_output("python3 -c %s %s", _ASK, json.dumps(requests)))
+    return [
+        Answer(status, {name.lower(): value for name, value in headers.items()}, body.encode())
+        for status, headers, body in answers
+    ]
+
+
+def asked_by_the_host(host: Host) -> dict[str, Any]:
+    """Ask the application once on its own host, and return what it saw."""
+    (answer,) = ask_on(host, ("/", {}))
+    seen: dict[str, Any] = json.loads(answer.body)
+    return seen
 
 
 def test_a_trusted_proxy_tells_the_client(address: str) -> None:
@@ -110,6 +140,8 @@ def test_the_flip_of_the_link_switches_without_a_reload(host: Host, address: str
         assert {answer.result()["name"] for answer in answers} <= {"1", "2"}
         assert slow.result()["path"] == "/slow"
     assert ask(address, "/files/hello.txt", headers=SHOP).text == "release 2\n"
+    # What the host itself asks gets a new connection, and so the new instance, whatever is kept.
+    assert {asked_by_the_host(host)["name"] for _number in range(20)} == {"2"}
     # Idle connections to the old instance may still serve until it ends and closes them.
     host.run_test("systemctl stop echo-1")
     try:
@@ -119,6 +151,129 @@ def test_the_flip_of_the_link_switches_without_a_reload(host: Host, address: str
             "rm -f /run/echo/1.sock; systemd-run --unit=echo-1 /usr/bin/python3 /srv/echo/echo.py /run/echo/1.sock 1;"
             "ln -sfn releases/1 /srv/echo/next && mv -T /srv/echo/next /srv/echo/current; sleep 1"
         )
+
+
+def test_kept_connections_are_for_clients_alone(host: Host, address: str) -> None:
+    """A client's request may still go to the old instance after a flip; the host's own never does."""
+    # Connections that an earlier test has left are closed.
+    host.run_test("systemctl reload nginx; sleep 1")
+    assert {echo(address)["name"] for _number in range(8)} == {"1"}
+    host.run_test("ln -sfn releases/2 /srv/echo/next && mv -T /srv/echo/next /srv/echo/current")
+    try:
+        seen = [(asked_by_the_host(host)["name"], echo(address)["name"]) for _number in range(8)]
+    finally:
+        host.run_test("ln -sfn releases/1 /srv/echo/next && mv -T /srv/echo/next /srv/echo/current")
+    assert {own for own, _client in seen} == {"2"}
+    assert "1" in {client for _own, client in seen}, "no connection was kept, so that this test shows nothing"
+    host.run_test("systemctl reload nginx; sleep 1")
+
+
+def test_a_request_of_the_host_passes_on_its_body(host: Host) -> None:
+    """The way of the host's own requests is that of all others but for the connection."""
+    said = host.check_output(
+        'python3 -c "import urllib.request as u;'
+        "print(u.urlopen(u.Request('http://127.0.0.1/a?b=1', data=b'x' * 100000, headers={'Host': 'shop.example.com'}))"
+        '.read().decode())"'
+    )
+    seen = json.loads(said)
+    assert (seen["method"], seen["path"], seen["size"]) == ("POST", "/a?b=1", 100000)
+    assert ["x-forwarded-for", "127.0.0.1"] in seen["headers"]
+
+
+PAGE = "<!doctype html><title>Back soon</title>"
+
+
+@pytest.fixture
+def maintenance(host: Host) -> Iterator[None]:
+    """The page is there."""
+    host.run_test("printf %s > /srv/echo/page && mv /srv/echo/page /srv/echo/maintenance.html", PAGE)
+    yield
+    host.run_test("rm -f /srv/echo/maintenance.html")
+
+
+@pytest.mark.parametrize("path", ["/", "/files/hello.txt", "/hidden", "/healthy", "/a/../b?c=d"])
+@pytest.mark.usefixtures("maintenance")
+def test_maintenance_answers_everything_with_its_page(address: str, path: str) -> None:
+    """Pages of the application and static files give way to the page, without a reload."""
+    answer = ask(address, path, headers=SHOP)
+    assert (answer.status, answer.text) == (503, PAGE)
+    assert answer.headers["retry-after"] == "120"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.usefixtures("maintenance")
+def test_maintenance_answers_every_method(address: str, method: str) -> None:
+    answer = ask(address, method=method, headers=SHOP, body=b"x" * 100 if method in ("POST", "PUT") else None)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "120")
+    assert answer.text == ("" if method == "HEAD" else PAGE)
+
+
+@pytest.mark.usefixtures("maintenance")
+def test_maintenance_keeps_connections(host: Host, address: str) -> None:
+    """A client's connection outlives the page, also one on which it sent a large body."""
+    connection = http.client.HTTPConnection(address, timeout=10)
+    for body in (b"", b"x" * 1024 * 1024, b""):
+        connection.request("POST" if body else "GET", "/", body=body or None, headers=SHOP)
+        response = connection.getresponse()
+        assert (response.status, response.read().decode()) == (503, PAGE)
+        assert not response.will_close
+    host.run_test("rm /srv/echo/maintenance.html")
+    connection.request("GET", "/", headers=SHOP)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+@pytest.mark.usefixtures("maintenance")
+def test_maintenance_lets_through_whom_it_should(host: Host, address: str) -> None:
+    """Health checks, the clients that are allowed, and the host itself; and no one who only says so."""
+
+    def status(path: str = "/", **headers: str) -> int:
+        return ask(address, path, headers={**SHOP, **{k.replace("_", "-"): v for k, v in headers.items()}}).status
+
+    assert status("/health?deep=1") == 200
+    assert status(X_Forwarded_For="203.0.113.9") == 200
+    assert status(X_Forwarded_For="2001:db8::7") == 200
+    assert status(X_Forwarded_For="203.0.113.9, 198.51.100.1") == 503
+    # The check of a load balancer, on any path, comes from a trusted address on nobody's behalf.
+    assert status(User_Agent="wsgi.fleet") == 200
+    assert status(User_Agent="wsgi.fleet", X_Forwarded_For="198.51.100.1") == 503
+    # The host itself, but not those for whom it passes on a request.
+    own, passed_on, lied = ask_on(
+        host, ("/", {}), ("/", {"X-Forwarded-For": "198.51.100.1"}), ("/", {"X-Forwarded-For": "203.0.113.9"})
+    )
+    assert (own.status, passed_on.status, lied.status) == (200, 503, 503)
+    # Another site goes on.
+    assert echo(address, port=8080)["name"] == "port"
+
+
+def test_the_inside_of_maintenance_is_not_to_be_reached(address: str) -> None:
+    assert ask(address, "/.maintenance", headers=SHOP).status == 404
+    assert ask(address, "/.maintenance.html", headers=SHOP).status == 404
+
+
+def test_a_drained_host_tells_the_load_balancers_alone(host: Host, address: str) -> None:
+    """Their checks get 404, while clients, also those that a load balancer sends, get what they ask for."""
+    check = {**SHOP, "User-Agent": "wsgi.fleet", "X-Forwarded-Proto": "https"}
+    assert ask(address, "/health", headers=check).status == 200
+    for _again in range(2):
+        done = apply_tasks(host, "wsgi.fleet.nginx", "drain")
+        assert done.returncode == 0, done.stdout
+    assert "changed=0" in done.stdout
+    try:
+        assert ask(address, "/health", headers=check).status == 404
+        assert ask(address, "/health", headers={**check, "User-Agent": "curl"}).status == 200
+        assert ask(address, "/health", headers={**check, "X-Forwarded-For": "198.51.100.1"}).status == 200
+        (own,) = ask_on(host, ("/health", {"User-Agent": "wsgi.fleet"}))
+        assert own.status == 200
+        # Neither a reload nor a restart changes it.
+        host.run_test("systemctl restart nginx")
+        assert ask(address, "/health", headers=check).status == 404
+    finally:
+        done = apply_tasks(host, "wsgi.fleet.nginx", "undrain")
+    assert done.returncode == 0, done.stdout
+    assert ask(address, "/health", headers=check).status == 200
 
 
 def test_static_files(address: str) -> None:
@@ -187,6 +342,10 @@ def test_bad_configuration_leaves_the_old_one(host: Host, address: str) -> None:
         ({"server_names": ["shop.example.com\n"]}, "is not a host name"),
         ({"upstream": "unix:/x; y"}, "nginx_sites: 'unix:/x; y' is not an upstream"),
         ({"static": [{"url": "/static", "path": "/srv"}]}, "both slashes"),
+        ({"maintenance": {"page": "relative.html"}}, "nginx_sites: maintenance has a page"),
+        ({"maintenance": {"page": "/x.html", "allow": ["office"]}}, "allow (addresses or networks)"),
+        ({"maintenance": {"page": "/x.html", "pass": ["/health\n"]}}, "pass (request paths"),
+        ({"maintenance": {"page": "/x.html", "retry_after": 0}}, "retry_after (a number of seconds above 0)"),
     ],
 )
 def test_bad_sites_are_refused(site: dict[str, Any], said: str) -> None:

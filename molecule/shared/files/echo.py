@@ -2,7 +2,7 @@
 
 usage: echo.py SOCKET|ADDRESS:PORT NAME
 
-While the file /run/sick-NAME exists, its health check fails.
+While the file /run/sick-NAME exists, its health check fails; while /run/drained-NAME does, it answers 404.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ class Echo(BaseHTTPRequestHandler):
         status = 302 if self.path.startswith("/redirect") else 200
         if self.path == "/health" and Path(f"/run/sick-{sys.argv[2]}").exists():
             status = 503
+        if self.path == "/health" and Path(f"/run/drained-{sys.argv[2]}").exists():
+            status = 404
         answer = {
             "name": sys.argv[2],
             "method": self.command,
