@@ -1,7 +1,7 @@
 # What a person types. `make` alone explains itself.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule build docs lock clean
+.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule bench-deploy build docs lock clean
 
 help: ## List what can be made
 	@printf 'usage: make TARGET\n\n'
@@ -32,6 +32,9 @@ lint: venv ## Run the linters of the field
 
 molecule: venv engine images ## Run one scenario: make molecule SCENARIO=nginx
 	@PATH="$$PWD/.venv/bin:$$PATH" molecule test -s "$${SCENARIO:?say which one: make molecule SCENARIO=nginx}"
+
+bench-deploy: venv engine images ## Count lost requests and the longest wait for each thing done to a fleet
+	@scripts/bench_deploy.sh
 
 docs: venv ## Write the variable tables of the READMEs from the argument specs
 	@.venv/bin/python scripts/docs.py

@@ -30,6 +30,7 @@ LONGEST_DEFAULT = 50
 #: The inventory group whose hosts a role is for; the other roles suit all hosts.
 GROUPS = {
     "app": "app",
+    "certificate": "load_balancer",
     "load_balancer": "load_balancer",
     "nginx": "app",
     "redis": "cache",

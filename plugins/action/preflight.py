@@ -6,26 +6,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
 from ansible.utils.display import Display
+from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AppFileError, read_app
 from ansible_collections.wsgi.fleet.plugins.module_utils._preflight import (
+    FLEET,
+    AppFile,
     Facts,
     Host,
     Problem,
     check_facts,
     check_inventory,
+    check_named,
     render,
     suggest,
 )
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 REQUIRED = ("app_name", "app_source", "app_module")
+#: What roles tell each other, and so is there from a deploy earlier in the run.
+TOLD = frozenset({"app_release_files", "app_release_unit", "app_status"})
+#: Roles whose variables are those of an application.
+OF_AN_APP = ("app", "gunicorn", "uwsgi")
 
 
 def read_specs(roles: Path) -> dict[str, Mapping[str, Any]]:
@@ -43,21 +52,34 @@ def _undefined_name(error: Exception) -> str:
     return match[1] if match else ""
 
 
-def read_host(name: str, hostvars: Any, groups: Mapping[str, list[str]], specs: Mapping[str, Any]) -> Host:
-    """Evaluate what the inventory sets for a host of the roles' variables."""
+def _evaluate(
+    names: Iterable[str], evaluate: Callable[[str], Any], specs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Evaluate those variables that are of the roles, or look like it; return values and failures."""
     prefixes = tuple(sorted({f"{path.parent.parent.name}_" for path in ROLES.glob("*/meta/argument_specs.yml")}))
-    own = hostvars[name]
-    variables: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    for key in sorted(hostvars.raw_get(name)):
-        if key not in specs and not key.startswith(prefixes):
+    for key in sorted(names):
+        if key in TOLD or (key not in specs and key not in FLEET and not key.startswith(prefixes)):
             continue
         try:
-            variables[key] = own[key]
+            values[key] = evaluate(key)
         except Exception as error:  # noqa: BLE001 -- any failure of a template is the operator's to know
             # Defaults of roles are not visible here; what builds on one is checked by its role.
             if _undefined_name(error) not in specs:
                 failures[key] = str(error)
+    return values, failures
+
+
+def _template_of(templar: Any, data: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return what evaluates a variable of a file."""
+    return lambda key: templar.template(data[key])
+
+
+def read_host(name: str, hostvars: Any, groups: Mapping[str, list[str]], specs: Mapping[str, Any]) -> Host:
+    """Evaluate what the inventory sets for a host of the roles' variables."""
+    own = hostvars[name]
+    variables, failures = _evaluate(hostvars.raw_get(name), own.__getitem__, specs)
     try:
         address = str(own["__fleet_address"])
     except Exception:  # noqa: BLE001 -- without the collection's topology the name is the address
@@ -97,10 +119,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         stage = self._task.args.get("stage", "inventory")
         if stage == "inventory":
             problems, warnings = self._inventory(variables)
+        elif stage == "app":
+            names = [Path(path).stem for path in self._app_paths(variables)]
+            problems, warnings = list(check_named(names, self._named(variables))), []
         elif stage == "hosts":
             problems, warnings = self._hosts(variables), []
         else:
-            raise AnsibleError(f"stage: '{stage}' is unknown: write inventory or hosts")
+            raise AnsibleError(f"stage: '{stage}' is unknown: write inventory, app or hosts")
         for warning in warnings:
             Display().warning(warning)
         if problems:
@@ -111,7 +136,57 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         specs = read_specs(ROLES)
         groups, hostvars = variables["groups"], variables["hostvars"]
         hosts = [read_host(name, hostvars, groups, specs) for name in groups["all"]]
-        return check_inventory(hosts, specs, REQUIRED), suggest(hosts, specs.keys())
+        paths = self._app_paths(variables)
+        files = [self._app_file(path, variables, specs) for path in paths]
+        for path in paths[:1]:
+            for other in sorted(Path(path).parent.glob("*.yaml")):
+                error = f"is not read, since the files of applications end in .yml: call it {other.stem}.yml"
+                files.append(AppFile("/".join(other.parts[-2:]), error=error))
+        own = [Host(name=file.path, variables=dict(v)) for file in files for v in list(file.variables.values())[:1]]
+        problems = check_inventory(hosts, specs, REQUIRED, files, self._named(variables))
+        return problems, suggest([*hosts, *own], specs.keys())
+
+    def _named(self, variables: Mapping[str, Any]) -> str | None:
+        """Return the application that the play is about, if that is said."""
+        if "app_name" not in variables:
+            return None
+        return str(self._templar.template(variables["app_name"]))
+
+    def _app_paths(self, variables: Mapping[str, Any]) -> list[str]:
+        """Return the files of the applications; only the collection's topology knows of any."""
+        if "__fleet_app_files" not in variables:
+            return []
+        return list(self._templar.template(variables["__fleet_app_files"]))
+
+    def _app_file(self, path: str, variables: Mapping[str, Any], specs: Mapping[str, Any]) -> AppFile:
+        """Read the file of an application, and evaluate what it sets on each app host."""
+        shown = "/".join(Path(path).parts[-2:])
+        try:
+            lookup = lookup_loader.get("ansible.builtin.file", loader=self._loader, templar=self._templar)
+            read_app(shown, str(lookup.run([path], variables)[0]), {})
+            data = self._load(path)
+        except AppFileError as error:
+            return AppFile(shown, error=str(error).removeprefix(f"{shown}: "))
+        except AnsibleError as error:
+            return AppFile(shown, error=f"cannot be read: {error.message}")
+        values, failures = {}, {}
+        for host in variables["groups"].get("app", []):
+            around = {**variables["hostvars"].raw_get(host), "hostvars": variables["hostvars"]}
+            templar = self._templar.copy_with_new_env(
+                available_variables={**around, **data, "app_name": Path(path).stem}
+            )
+            values[host], failures[host] = _evaluate(data, _template_of(templar, data), specs)
+        own = tuple(f"{role}_" for role in OF_AN_APP)
+        roles = tuple(f"{path.parent.parent.name}_" for path in ROLES.glob("*/meta/argument_specs.yml"))
+        others = [key for key in data if not key.startswith(own) and key.startswith((*roles, "fleet_", "__fleet_"))]
+        return AppFile(shown, values, failures, others)
+
+    def _load(self, path: str) -> dict[str, Any]:
+        try:
+            data = self._loader.load_from_file(path, trusted_as_template=True)
+        except TypeError:  # ansible-core before 2.19 trusts every file
+            data = self._loader.load_from_file(path)
+        return dict(data or {})
 
     def _hosts(self, variables: Mapping[str, Any]) -> list[Problem]:
         hostvars = variables["hostvars"]
@@ -129,6 +204,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 )
                 if group in groups
             }
+            if "load_balancer" in groups and own.get("load_balancer_tls", own.get("fleet_load_balancer_tls")):
+                ports["load_balancer_tls"] = int(own.get("load_balancer_tls_port", 443))
             facts.append(
                 Facts(
                     name=name,

@@ -122,6 +122,11 @@ def has_ipv6(root: Path) -> bool:
         return False
 
 
+def apps(root: Path) -> list[str]:
+    """Return the applications that have a release in service."""
+    return sorted(link.parent.name for link in (root / "srv").glob("*/current") if link.is_symlink() and link.exists())
+
+
 def host_info(root: Path = Path("/")) -> dict[str, object]:
     """Describe the host.
 
@@ -143,6 +148,7 @@ def host_info(root: Path = Path("/")) -> dict[str, object]:
         "memory_mb": memory(root),
         "ipv6": has_ipv6(root),
         "time_daemon": time_daemon(root),
+        "apps": apps(root),
         "listening": [
             {key: value for key, value in asdict(socket).items() if key != "inode"} for socket in listeners(root)
         ],

@@ -21,6 +21,7 @@ from pathlib import Path
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
+    replace_link,
     write_file,
 )
 
@@ -50,6 +51,9 @@ class Gate:
     :param body: regular expression that the body must contain, or ``None``.
     :param deadline: seconds from the start until the instance must have passed.
     :param interval: seconds between two tries.
+    :param warmup: request targets to ask for once it has passed, so that the first visitors do not
+        wait for what the app loads at its first request.
+    :param warmup_requests: how often each of them is asked for.
     """
 
     path: str = "/"
@@ -58,6 +62,8 @@ class Gate:
     body: str | None = None
     deadline: float = 60.0
     interval: float = 0.25
+    warmup: Sequence[str] = ()
+    warmup_requests: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what could not be asked for.
@@ -233,6 +239,12 @@ class Systemd:
         run("systemctl", "reset-failed", unit, check=False)
         run("systemctl", "start", "--no-block", unit)
 
+    def start_and_wait(self, *units: str) -> None:
+        """Start units and wait until systemd calls them started; an earlier failure is forgotten."""
+        if units:
+            run("systemctl", "reset-failed", *units, check=False)
+            run("systemctl", "start", *units)
+
     def stop(self, *units: str) -> None:
         """Stop units and wait until they are gone."""
         if units:
@@ -243,11 +255,11 @@ class Systemd:
         """Return the state of a unit; an unknown one is inactive."""
         return parse_unit_state(run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit))
 
-    def active(self, pattern: str) -> list[str]:
-        """List the units that match a pattern and run, start or stop at the moment."""
+    def active(self, *patterns: str) -> list[str]:
+        """List the units that match one of the patterns and run, start or stop at the moment."""
         text = run(
             "systemctl", "list-units", "--plain", "--no-legend", "--full",
-            "--state=active,activating,reloading,deactivating", pattern,
+            "--state=active,activating,reloading,deactivating", *patterns,
         )  # fmt: skip
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
@@ -264,31 +276,116 @@ class Systemd:
         ).strip()  # fmt: skip
 
 
-def install_unit(layout: Layout, release: str, unit: str) -> bool:
-    """Write an instance's unit file and let systemd consider it at boot.
+def install_units(layout: Layout, release: str, unit: str, processes: Mapping[str, str]) -> bool:
+    """Write a release's unit files, and let systemd consider its instance at boot.
 
+    :param unit: text of the instance's unit.
+    :param processes: texts of the units of further processes, by name and kind.
     :returns: whether anything changed, that is, whether systemd must reload.
     """
     changed = write_file(layout.unit(release), unit, 0o644)
-    link = layout.wanted(release)
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(layout.unit(release))
-        changed = True
-    return changed
+    for name, text in processes.items():
+        changed |= write_file(layout.units / layout.process_unit(release, name), text, 0o644)
+    return enable(layout, layout.unit_name(release)) or changed
 
 
-def remove_unit(layout: Layout, release: str) -> bool:
-    """Take an instance's unit away; it must be stopped.
+def enable(layout: Layout, unit: str) -> bool:
+    """Let systemd consider a unit at boot.
+
+    :returns: whether anything changed.
+    """
+    link = layout.wanted_unit(unit)
+    if link.is_symlink():
+        return False
+    return replace_link(link, str(layout.units / unit))
+
+
+def disable(layout: Layout, unit: str) -> bool:
+    """Let systemd ignore a unit at boot.
+
+    :returns: whether anything changed.
+    """
+    try:
+        layout.wanted_unit(unit).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_units(layout: Layout, release: str) -> bool:
+    """Take a release's units away; they must be stopped.
 
     :returns: whether anything changed.
     """
     changed = False
-    for path in (layout.wanted(release), layout.unit(release), layout.permit(release)):
+    processes = list(layout.units.glob(f"{layout.name}.*@{release}.*"))
+    links = [layout.wanted_unit(path.name) for path in processes]
+    for path in (layout.wanted(release), layout.unit(release), layout.permit(release), *links, *processes):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
             changed = True
     return changed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which processes of a release, besides its instance, run on this host and which do not."""
+
+    here: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+
+
+def processes_of(layout: Layout, release: str, manifest: Mapping[str, object], primary: bool) -> Processes:
+    """Read from a release's manifest what is to run on this host.
+
+    :param primary: whether this is the host for what runs on one host only.
+    """
+    where = manifest.get("processes")
+    units = (
+        {layout.process_unit(release, name): hosts for name, hosts in where.items()} if isinstance(where, dict) else {}
+    )
+    here = tuple(unit for unit, hosts in units.items() if hosts == "all" or (hosts == "one" and primary))
+    return Processes(here, tuple(unit for unit in units if unit not in here))
+
+
+def run_processes(
+    layout: Layout,
+    processes: Processes,
+    systemd: Systemd,
+    settle: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Start the processes that are to run here and do not, and stop those that are to run elsewhere.
+
+    :param settle: seconds after which a started one must still run.
+    :returns: whether anything changed.
+    :raises ReleaseError: with its journal, when one does not stay up.
+    """
+    changed = False
+    for unit in processes.elsewhere:
+        # The service of a timer runs here if the timer does.
+        if unit.endswith(".service") and unit.removesuffix("service") + "timer" in processes.here:
+            continue
+        changed |= disable(layout, unit)
+        if systemd.state(unit).active != "inactive":
+            systemd.stop(unit)
+            changed = True
+    starting = [unit for unit in processes.here if systemd.state(unit).active != "active"]
+    since = time.time()
+    try:
+        systemd.start_and_wait(*starting)
+        if starting:
+            sleep(settle)
+        broken = [unit for unit in starting if systemd.state(unit).broken]
+    except ReleaseError as error:
+        texts = [f"{unit}:\n{systemd.journal(unit, since)}" for unit in starting if systemd.state(unit).broken]
+        raise ReleaseError("\n".join([str(error), *texts])) from error
+    if broken:
+        texts = [f"{unit}:\n{systemd.journal(unit, since) or '(empty)'}" for unit in broken]
+        raise ReleaseError("\n".join(["app_processes: what was started did not stay up. Its journal:", *texts]))
+    for unit in processes.here:
+        changed |= enable(layout, unit)
+    return changed or bool(starting)
 
 
 class GateFailure(ReleaseError):
@@ -329,6 +426,7 @@ def pass_gate(
             break
         answer = ask(layout.socket(release), gate, max(0.1, min(remaining, 10.0)))
         if judge(gate, answer):
+            warm_up(layout, release, gate)
             return answer
         state = systemd.state(unit)
         if state.broken:
@@ -337,6 +435,37 @@ def pass_gate(
     expected = ", ".join(str(entry) for entry in gate.status)
     wanted = f"status {expected}" + (f" and a body that matches {gate.body!r}" if gate.body else "")
     raise GateFailure(f"GET {gate.path} did not answer with {wanted} within {gate.deadline:g} s", answer)
+
+
+def warm_up(layout: Layout, release: str, gate: Gate) -> None:
+    """Send an instance the requests that it is to have seen before the first visitor's.
+
+    :raises GateFailure: when one is not answered, or by an error of the server.
+    """
+    for path in gate.warmup:
+        for _number in range(gate.warmup_requests):
+            answer = ask(layout.socket(release), dataclasses.replace(gate, path=path), max(gate.deadline, 10.0))
+            if answer.status is None or answer.status >= 500:
+                raise GateFailure(f"app_warmup_paths: GET {path} was not answered well", answer)
+
+
+def keep_answering(layout: Layout, release: str, gate: Gate, live: Gate) -> None:
+    """See that an instance also answers what the live release is asked.
+
+    Load balancers go on asking for that until they are told otherwise, after the flip: a release that
+    only knows the new address would be taken out of service on every host at once.
+
+    :raises GateFailure: when it does not.
+    """
+    if (live.path, live.host, list(live.status)) == (gate.path, gate.host, list(gate.status)):
+        return
+    answer = ask(layout.socket(release), live, 10.0)
+    if answer.status is None or not live.accepts(answer.status):
+        raise GateFailure(
+            f"load balancers still ask for GET {live.path} with the Host {live.host}, which this release does not "
+            "answer well. Let it answer the old address as well as the new one; the deploy after this one need not",
+            answer,
+        )
 
 
 def diagnose_import(layout: Layout, release: str, module: str, user: str, environment: Mapping[str, str]) -> str | None:

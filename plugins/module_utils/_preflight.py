@@ -13,12 +13,15 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path, PurePath
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
+from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
@@ -26,8 +29,14 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     classify,
     package,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import batch_size
 
 GROUPS = ("app", "cache", "load_balancer")
+
+#: Variables of the whole fleet that are read here, beside those of roles.
+FLEET = frozenset({"fleet_tls"})
+#: Where the certificate of the load balancers comes from.
+TLS = ("none", "self_signed", "provided")
 
 #: Names that people give to the groups, and what they are called here.
 OTHER_GROUP_NAMES = {
@@ -48,7 +57,7 @@ FLEET_WIDE = (
 MULTILINE = frozenset(
     {
         "app_source_key", "app_env", "app_build_environment", "app_default_env",
-        "nginx_http_extra", "load_balancer_frontend_extra",
+        "certificate_text", "certificate_key_text", "nginx_http_extra", "load_balancer_frontend_extra",
     }
 )  # fmt: skip
 
@@ -75,7 +84,12 @@ OLDEST_PYTHON = (3, 10)
 NO_PRIVILEGES = re.compile(r"\b(?:sudo|doas|become|privilege escalation)\b", re.IGNORECASE)
 
 #: Which processes may hold a port already, since the roles reconfigure them.
-OURS = {"nginx": {"nginx"}, "load_balancer": {"haproxy"}, "redis": {"redis-server", "valkey-server"}}
+OURS = {
+    "nginx": {"nginx"},
+    "load_balancer": {"haproxy"},
+    "load_balancer_tls": {"haproxy"},
+    "redis": {"redis-server", "valkey-server"},
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,43 @@ class Host:
     failures: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
     base: str = ""
+
+
+@dataclass(frozen=True)
+class AppFile:
+    """The file of an application, beside the inventory.
+
+    :param path: what to call it, such as ``apps/shop.yml``.
+    :param variables: what it sets of the roles' variables, templated, by the name of the app host.
+    :param failures: variables that could not be templated, with the reason, by the name of the app host.
+    :param others: what it sets besides.
+    :param error: why it cannot be read, or cannot be an application's.
+    """
+
+    path: str
+    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    failures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    others: Collection[str] = ()
+    error: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the application."""
+        return PurePath(self.path).stem
+
+    def on(self, host: Host) -> Host:
+        """Return an app host with the variables of the application, which win over its own."""
+        variables, failures = self.variables.get(host.name, {}), self.failures.get(host.name, {})
+        kept = {name: reason for name, reason in host.failures.items() if name not in variables}
+        return replace(
+            host,
+            variables={
+                **{name: value for name, value in host.variables.items() if name not in failures},
+                **variables,
+                "app_name": self.name,
+            },
+            failures={**kept, **failures},
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -182,6 +233,48 @@ def _health_body(value: Any) -> str | None:
     return None
 
 
+def _processes(value: Any) -> str | None:
+    try:
+        read_processes(value)
+    except ReleaseError as error:
+        return str(error)
+    return None
+
+
+def _batch(value: Any) -> str | None:
+    try:
+        for size in value if isinstance(value, (list, tuple)) else [value]:
+            batch_size(size, 1)
+    except ReleaseError as error:
+        return str(error)
+    return None if value else "[] has no sizes: write 1, 25% or a list of these"
+
+
+def _pause(value: Any) -> str | None:
+    if str(value) == "ask" or (not isinstance(value, bool) and re.fullmatch(r"\d{1,6}", str(value))):
+        return None
+    return f"{_show(value)} is neither a number of seconds nor ask"
+
+
+def _command(value: Any) -> str | None:
+    try:
+        if value != "":
+            split_command(value)
+    except ReleaseError as error:
+        return str(error)
+    return None
+
+
+def _hooks(value: Any) -> str | None:
+    for moment, hooks in value.items() if isinstance(value, Mapping) else ():
+        for hook in hooks if isinstance(hooks, (list, tuple)) else ():
+            if isinstance(hook, Mapping) and ("command" in hook) == ("tasks" in hook):
+                return f"an entry of {moment} must have either command or tasks, and not both"
+            if isinstance(hook, Mapping) and (text := _command(hook.get("command", ""))):
+                return f"{moment}: {text}"
+    return None
+
+
 def _positive(value: Any) -> str | None:
     try:
         if float(value) > 0:
@@ -189,6 +282,14 @@ def _positive(value: Any) -> str | None:
     except (TypeError, ValueError):
         pass
     return f"{_show(value)} must be a number above 0"
+
+
+def _network(value: Any) -> str | None:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        return f"{_show(value)} is neither an address nor a network: write one such as 203.0.113.7 or 203.0.113.0/24"
+    return None
 
 
 CHECKS: Mapping[str, Check] = {
@@ -207,6 +308,16 @@ CHECKS: Mapping[str, Check] = {
     "app_health_status": _each(_status),
     "app_health_body": _health_body,
     "app_health_deadline": _positive,
+    "app_maintenance_allow": _each(_network),
+    "app_maintenance_retry_after": _positive,
+    "app_health_interval": _positive,
+    "app_warmup_paths": _each(_pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /")),
+    "app_migrate_command": _command,
+    "app_migrate_timeout": _positive,
+    "app_hooks": _hooks,
+    "app_processes": _processes,
+    "app_batch": _batch,
+    "app_batch_pause": _pause,
     "app_env": _environment,
     "app_build_environment": _environment,
     "app_static": _static,
@@ -295,7 +406,12 @@ def check_fleet_wide(hosts: Sequence[Host]) -> Iterator[Problem]:
             yield Problem(name, f"differs between app hosts ({shown}): set it once, for the whole group 'app'")
 
 
-def check_required(hosts: Sequence[Host], required: Collection[str], known: Collection[str]) -> Iterator[Problem]:
+def check_required(
+    hosts: Sequence[Host],
+    required: Collection[str],
+    known: Collection[str],
+    where: str = "in the variables of the group 'app'",
+) -> Iterator[Problem]:
     """App hosts have what cannot have a default."""
     examples = {
         "app_name": "a short name for the application, such as shop",
@@ -312,8 +428,7 @@ def check_required(hosts: Sequence[Host], required: Collection[str], known: Coll
         hint = f" (you have set '{alike[0]}')" if alike else ""
         yield Problem(
             name,
-            f"is not set for {_names(missing)}{hint}: set it to "
-            f"{examples.get(name, 'a value')}, in the variables of the group 'app'",
+            f"is not set for {_names(missing)}{hint}: set it to {examples.get(name, 'a value')}, {where}",
         )
 
 
@@ -397,27 +512,190 @@ def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
             )
 
 
+def check_tls(hosts: Sequence[Host], now: datetime, names: Collection[str] | None = None) -> Iterator[Problem]:
+    """There is a load balancer where TLS can end, and a certificate that is provided can be used.
+
+    :param names: public host names of all applications; by default those of the app hosts' variables.
+    """
+    for host in hosts:
+        tls = host.variables.get("fleet_tls", "none")
+        if tls not in TLS:
+            yield Problem("fleet_tls", f"{_show(tls)} is unknown: write {', '.join(TLS[:-1])} or {TLS[-1]}")
+            return
+    asking = [host for host in hosts if host.variables.get("fleet_tls", "none") != "none"]
+    balancers = [host for host in hosts if "load_balancer" in host.groups]
+    if asking and not balancers:
+        yield Problem(
+            "fleet_tls",
+            f"{_show(asking[0].variables['fleet_tls'])} needs a host in the group 'load_balancer', since TLS ends "
+            "there: put one there, which can be an app host, or write none",
+        )
+    if names is None:
+        names = next((host.variables.get("app_host_names") for host in hosts if "app" in host.groups), None) or []
+    for host in balancers:
+        if host.variables.get("fleet_tls") != "provided":
+            continue
+        file, key_file, text, key_text = (
+            str(host.variables.get(f"certificate_{name}") or "") for name in ("file", "key_file", "text", "key_text")
+        )
+        file, key_file = (str(Path(host.base) / Path(path).expanduser()) if path else "" for path in (file, key_file))
+        wanted = [str(name) for name in host.variables.get("certificate_host_names") or names]
+        try:
+            use_provided(file, key_file, text, key_text, wanted, now)
+        except CertificateError as error:
+            variable, _separator, reason = str(error).partition(": ")
+            yield Problem(variable, reason)
+            return
+
+
+def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Load balancers can tell a host that is drained from one that is well."""
+    if not any("load_balancer" in host.groups for host in hosts):
+        return
+    for host in [host for host in hosts if "app" in host.groups][:1]:
+        entries = host.variables.get("app_health_status", [])
+        if not isinstance(entries, (list, tuple)) or any(map(_status, entries)):
+            return
+        accepting = [entry for entry in entries if 404 in range(status_range(entry)[0], status_range(entry)[1] + 1)]
+        if accepting:
+            yield Problem(
+                "app_health_status",
+                f"{_show(accepting[0])} accepts 404, by which a host that is drained answers its load "
+                "balancers: write codes without it, such as 200-403, and an app_health_path that "
+                "answers with one of them",
+            )
+
+
+def check_app_file(
+    file: AppFile,
+    hosts: Sequence[Host],
+    specs: Mapping[str, Mapping[str, Any]],
+    required: Collection[str],
+) -> Iterator[Problem]:
+    """Check an application as it will be on the app hosts.
+
+    :param hosts: all hosts, without the application's variables.
+    """
+    if file.error:
+        yield Problem(file.path, file.error)
+        return
+    if not NAME.fullmatch(file.name):
+        yield Problem(
+            file.path,
+            f"'{file.name}' cannot be the name of an account, a directory and a unit: use up to 26 lower-case "
+            "letters, digits and hyphens, a letter first, such as shop.yml",
+        )
+    for name in file.others:
+        yield Problem(
+            f"{file.path}: {name}",
+            "concerns whole hosts and not one application: set it in the variables of a group",
+        )
+    whole = [file.on(host) if "app" in host.groups else host for host in hosts]
+    # What is wrong without the file has been told without it.
+    before = {
+        *check_templates(hosts),
+        *check_specs(hosts, specs),
+        *check_values(hosts),
+        *check_source(hosts),
+        *check_drain(hosts),
+    }
+    for problem in (
+        *check_templates(whole),
+        *check_required(whole, required, specs.keys(), f"in {file.path}"),
+        *check_specs(whole, specs),
+        *check_values(whole),
+        *check_source(whole),
+        *check_drain(whole),
+    ):
+        if problem not in before and problem.variable != "app_name":
+            yield replace(problem, variable=f"{file.path}: {problem.variable}")
+
+
+def _host_names(file: AppFile, members: Sequence[Host]) -> list[str]:
+    """Return the public host names of an application, as its first app host has them."""
+    found = next((file.on(host).variables.get("app_host_names") for host in members), None)
+    return [name for name in found if isinstance(name, str)] if isinstance(found, (list, tuple)) else []
+
+
+def check_together(files: Sequence[AppFile], members: Sequence[Host]) -> Iterator[Problem]:
+    """The applications of a fleet can be told from each other by host name, and have names of their own."""
+    owners: dict[str, AppFile] = {}
+    for file in files:
+        for name in _host_names(file, members):
+            if owners.setdefault(name, file) is not file:
+                yield Problem(
+                    f"{file.path}: app_host_names",
+                    f"'{name}' is one of {owners[name].path} too: a request cannot be for both",
+                )
+    nameless = [file for file in files if not _host_names(file, members)]
+    if len(nameless) > 1:
+        yield Problem(
+            f"{nameless[1].path}: app_host_names",
+            f"is not set, and neither is that of {nameless[0].path}: only one application can answer for every "
+            "other name",
+        )
+    by_name = {file.name: file for file in files}
+    for file in files:
+        if other := by_name.get(f"{file.name}-build"):
+            yield Problem(
+                other.path,
+                f"'{other.name}' is the account that builds the application of {file.path}: give one of them another "
+                "name",
+            )
+
+
+def check_named(names: Collection[str], named: str | None) -> Iterator[Problem]:
+    """It is clear which application a play is about.
+
+    :param names: those of the files; none where the fleet has one application in the variables of its group.
+    :param named: ``app_name``, if it is set.
+    """
+    listed = list(names)
+    text = " and ".join([*([", ".join(listed[:-1])] if listed[:-1] else []), *listed[-1:]])
+    if not listed:
+        return
+    if named is None and len(listed) > 1:
+        yield Problem("app_name", f"this fleet has the applications {text}: say which one, -e app_name={listed[0]}")
+    if named is not None and named not in listed:
+        yield Problem(
+            "app_name",
+            f"{_show(named)} is none of the applications of this fleet, {text}: write -e app_name={listed[0]}, or "
+            "give it a file",
+        )
+
+
 def check_inventory(
     hosts: Sequence[Host],
     specs: Mapping[str, Mapping[str, Any]],
     required: Collection[str],
+    files: Sequence[AppFile] = (),
+    named: str | None = None,
 ) -> list[Problem]:
     """Run every check that needs no host.
 
     :param specs: options of the roles' argument specifications, by variable.
-    :param required: variables that app hosts must have.
+    :param required: variables that app hosts must have, or each application where there are files of them.
+    :param files: those of the applications; without any, the fleet has one in the variables of its hosts.
+    :param named: the application that a play is about, if that is said.
     :returns: problems without repetition, in a stable order.
     """
+    members = [host for host in hosts if "app" in host.groups]
+    names = [name for file in files for name in _host_names(file, members)] if files else None
     found: list[Problem] = []
     for problem in (
         *check_groups(hosts),
+        *check_named([file.name for file in files], named),
         *check_templates(hosts),
         *check_addresses(hosts),
-        *check_required(hosts, required, specs.keys()),
+        *check_required(hosts, () if files else required, specs.keys()),
         *check_specs(hosts, specs),
         *check_values(hosts),
         *check_fleet_wide(hosts),
         *check_source(hosts),
+        *check_drain(hosts),
+        *(problem for file in files for problem in check_app_file(file, hosts, specs, required)),
+        *check_together([file for file in files if not file.error], members),
+        *check_tls(hosts, datetime.now(timezone.utc), names),
     ):
         if problem not in found and not any(
             problem.variable == other.variable and other.variable not in ("groups", "fleet_address") for other in found

@@ -144,16 +144,35 @@ class Layout:
     def unit_name(self, release: str) -> str:
         return f"{self.name}@{release}.service"
 
+    def process_unit(self, release: str, process: str) -> str:
+        """Name the unit of a process besides the instance.
+
+        :param process: name and kind, such as ``worker-1.service`` or ``cleanup.timer``. No name of an
+            application has a dot, so that it is told from every instance.
+        """
+        stem, _dot, kind = process.rpartition(".")
+        return f"{self.name}.{stem}@{release}.{kind}"
+
+    @property
+    def unit_patterns(self) -> tuple[str, ...]:
+        """What matches the units of all releases, for systemd."""
+        return (f"{self.name}@*.service", f"{self.name}.*@*.service", f"{self.name}.*@*.timer")
+
     def release_of(self, unit: str) -> str:
-        """Return the release whose instance a unit is."""
-        return unit.removeprefix(f"{self.name}@").removesuffix(".service")
+        """Return the release that a unit belongs to, the instance or a process besides it."""
+        return unit.rpartition("@")[2].rpartition(".")[0]
 
     def unit(self, release: str) -> Path:
         return self.units / self.unit_name(release)
 
     def wanted(self, release: str) -> Path:
         """The link that makes systemd consider the instance at boot."""
-        return self.units / "multi-user.target.wants" / self.unit_name(release)
+        return self.wanted_unit(self.unit_name(release))
+
+    def wanted_unit(self, unit: str) -> Path:
+        """The link that makes systemd consider a unit at boot."""
+        target = "timers" if unit.endswith(".timer") else "multi-user"
+        return self.units / f"{target}.target.wants" / unit
 
     def permit(self, release: str) -> Path:
         """The file that lets an instance run which is not current; gone after a reboot."""
@@ -169,8 +188,9 @@ class State:
 
     :param current: the live release, or ``None`` before the first activation.
     :param releases: identifiers, the most recently activated first, never activated ones last.
-    :param activated: those that were live at some time.
+    :param activated: those that a deploy brought into service on the whole fleet at some time.
     :param builds: complete builds.
+    :param deploys: the deploy that last did so, by release.
     """
 
     current: str | None = None
@@ -178,6 +198,7 @@ class State:
     activated: frozenset[str] = frozenset()
     builds: frozenset[str] = frozenset()
     build_of: Mapping[str, str] = field(default_factory=dict)
+    deploys: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_state(layout: Layout) -> State:
@@ -187,6 +208,7 @@ def read_state(layout: Layout) -> State:
         current = Path(os.readlink(layout.current)).name
     stamps: dict[str, int] = {}
     build_of: dict[str, str] = {}
+    deploys: dict[str, str] = {}
     names: list[str] = []
     for directory in _entries(layout.releases):
         if not (directory / MANIFEST).is_file():
@@ -195,6 +217,7 @@ def read_state(layout: Layout) -> State:
         build_of[directory.name] = Path(os.readlink(directory / "build")).name
         with contextlib.suppress(FileNotFoundError):
             stamps[directory.name] = (directory / ACTIVATED).stat().st_mtime_ns
+            deploys[directory.name] = str(read_object(directory / ACTIVATED).get("deploy", ""))
     return State(
         current=current if current in names else None,
         releases=tuple(sorted(names, key=lambda name: (-stamps.get(name, 0), name))),
@@ -203,7 +226,20 @@ def read_state(layout: Layout) -> State:
             directory.name for directory in _entries(layout.builds) if (directory / BUILD_MANIFEST).is_file()
         ),
         build_of=build_of,
+        deploys=deploys,
     )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file of ours that holds a JSON object; what cannot be read as one is an empty one.
+
+    :raises OSError: when there is no such file.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -337,7 +373,7 @@ def create_release(
     if not (layout.build(build) / BUILD_MANIFEST).is_file():
         raise ReleaseError(f"build {build} is not complete in {layout.builds}: run the build step first")
     for name in files:
-        if "/" in name or name.startswith(".") or name in {"build", "env", "app.sock", MANIFEST}:
+        if "/" in name or name.startswith(".") or name in {"build", "env", "app.sock", MANIFEST, ACTIVATED}:
             raise ReleaseError(f"{name!r} cannot be the name of a file in a release")
     layout.releases.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
@@ -352,6 +388,7 @@ def create_release(
         write_file(staging / MANIFEST, json.dumps(record, indent=2, sort_keys=True) + "\n", 0o644)
         staging.chmod(0o755)
         os.rename(staging, target)
+        _sync_directory(layout.releases)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -377,10 +414,18 @@ def activate(layout: Layout, release: str | None) -> bool:
     with contextlib.suppress(FileNotFoundError):
         if os.readlink(layout.current) == link:
             return False
-    # Marked first: a crash in between leaves a gated release marked, never a live one unmarked.
-    write_file(target / ACTIVATED, now() + "\n", 0o644)
-    os.utime(target / ACTIVATED)
     return replace_link(layout.current, link)
+
+
+def confirm(layout: Layout, release: str, deploy: str) -> None:
+    """Note that a deploy brought a release into service on the whole fleet.
+
+    Only what bears this mark is kept for a rollback: a release that failed after the flip, or whose
+    deploy was cut short, never gets it.
+    """
+    path = layout.release(release) / ACTIVATED
+    write_file(path, json.dumps({"at": now(), "deploy": deploy}, sort_keys=True) + "\n", 0o644)
+    os.utime(path)
 
 
 def manifest_of(layout: Layout, release: str) -> dict[str, Any]:

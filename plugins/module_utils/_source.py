@@ -58,6 +58,10 @@ UNREADABLE = (
 SIZE_LIMIT = 1 << 30
 
 
+#: Commits that are told of; nobody reads more.
+MOST_COMMITS = 100
+
+
 class SourceError(Exception):
     """A source that cannot be used; the text names variable, value and remedy."""
 
@@ -613,6 +617,40 @@ def _resolve(run: Git, mirror: Path, url: str, version: str, request: Request) -
             f"app_version: '{version}' is no branch, tag or commit of {request.source}: see "
             "'git ls-remote' for what there is"
         ) from error
+
+
+def commits(request: Request, since: str, until: str, cache: Path, token: str = "", key: str = "") -> list[str]:
+    """Tell what happened between two commits of a git repository.
+
+    :param since: the commit that is live.
+    :param until: the commit that is to be.
+    :returns: a line for each commit, the newest first, or nothing where git does not know both. For a
+        step back, the commits that are taken back, each with a minus.
+    """
+    if since == until or not COMMIT.fullmatch(since) or classify(request) != "git":
+        return []
+    url = request.source.removeprefix("git+")
+    if "://" not in url and request.path.is_dir():
+        url = str(request.path)
+    log = cache / f"git-{hashlib.sha256(url.encode()).hexdigest()[:16]}-log"
+    with tempfile.TemporaryDirectory(prefix="wsgi-fleet-") as name:
+        run = Git(token, key, Path(name))
+        try:
+            if not (log / "HEAD").is_file():
+                log.mkdir(parents=True, exist_ok=True)
+                run("init", "--quiet", "--bare", str(log))
+            # Commits without their files, where the server can leave those out.
+            run("fetch", "--quiet", "--force", "--filter=tree:0", "--", url, "+refs/heads/*:refs/heads/*",
+                "+refs/tags/*:refs/tags/*", cwd=log)  # fmt: skip
+
+            def between(first: str, last: str) -> list[str]:
+                text = run("log", f"--max-count={MOST_COMMITS + 1}", "--format=%h %an: %s", f"{first}..{last}", cwd=log)
+                lines = text.splitlines()
+                return lines if len(lines) <= MOST_COMMITS else [*lines[:MOST_COMMITS], "and more before these"]
+
+            return between(since, until) + [f"- {line}" for line in between(until, since)]
+        except SourceError:
+            return []
 
 
 def resolve(request: Request, cache: Path, token: str = "", key: str = "") -> Source:

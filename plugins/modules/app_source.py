@@ -50,6 +50,11 @@ options:
     description: Text of the private ssh key for a private repository.
     type: str
     default: ''
+  since:
+    description:
+      - The commit that is live. With C(--diff), the commits since then are told, for a git repository.
+    type: str
+    default: ''
   cache:
     description: Directory on the controller that keeps archives and mirrors.
     type: path
@@ -77,6 +82,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+commits:
+  description: With C(--diff), a line for each commit since O(since), the newest first.
+  type: list
+  elements: str
+  returned: success
 kind:
   description: What the source is, V(git), V(directory), V(archive) or V(package).
   type: str
@@ -106,6 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
+    commits,
     resolve,
     summary,
 )
@@ -122,6 +133,7 @@ def main() -> None:
             "exclude": {"type": "list", "elements": "str", "default": []},
             "token": {"type": "str", "default": "", "no_log": True},
             "key": {"type": "str", "default": "", "no_log": True},
+            "since": {"type": "str", "default": ""},
             "cache": {"type": "path", "required": True},
         },
         supports_check_mode=True,
@@ -136,10 +148,15 @@ def main() -> None:
         parameters["base"],
     )
     try:
-        source = resolve(request, Path(parameters["cache"]), parameters["token"], parameters["key"])
+        cache = Path(parameters["cache"])
+        source = resolve(request, cache, parameters["token"], parameters["key"])
+        since = parameters["since"]
+        told = []
+        if module._diff and since and source.kind == "git":
+            told = commits(request, since, source.version, cache, parameters["token"], parameters["key"])
     except SourceError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, **summary(source))
+    module.exit_json(changed=False, commits=told, **summary(source))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ time_daemon:
   description: The daemon that sets the clock, or an empty text.
   type: str
   returned: success
+apps:
+  description: Names of the applications that have a release in service.
+  type: list
+  elements: str
+  returned: success
 listening:
   description: TCP sockets that accept connections.
   type: list

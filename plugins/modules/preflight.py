@@ -18,11 +18,12 @@ description:
 options:
   stage:
     description:
-      - V(inventory) checks groups and variables; no host is contacted.
+      - V(inventory) checks groups and variables, and the files of applications; no host is contacted.
+      - V(app) checks only that it is clear which application of the fleet is meant.
       - V(hosts) checks what the hosts answered to M(wsgi.fleet.host_info), registered as
         C(fleet_host_info).
     type: str
-    choices: [inventory, hosts]
+    choices: [inventory, app, hosts]
     default: inventory
 attributes:
   check_mode:

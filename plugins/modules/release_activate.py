@@ -15,6 +15,8 @@ description:
   - Renames the link C(current) onto the release, which switches code, dependencies, settings,
     static files and live traffic in one step.
   - The instance of the release must run; M(wsgi.fleet.release_stage) sees to that.
+  - Starts the further processes of the release which are to run on this host. Those of other
+    releases go on until M(wsgi.fleet.release_retire), so that a flip back interrupts nothing.
 options:
   name:
     description: Name of the application.
@@ -30,6 +32,19 @@ options:
         before the first deploy.
     type: str
     default: ''
+  deploy:
+    description:
+      - The deploy that this is a step of. It must have the host's lock, see
+        M(wsgi.fleet.release_begin).
+    type: str
+  primary:
+    description: Whether processes that run on one host only run on this one.
+    type: bool
+    default: false
+  settle:
+    description: Seconds after which a process that was started must still run.
+    type: float
+    default: 1
 attributes:
   check_mode:
     support: full
@@ -47,6 +62,7 @@ EXAMPLES = r"""
     name: shop
     directory: /srv/shop
     release: 8a41d0c29be7
+    primary: "{{ inventory_hostname == ansible_play_hosts_all | first }}"
 """
 
 RETURN = r"""
@@ -65,14 +81,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import (
+    Systemd,
+    mask,
+    processes_of,
+    run_processes,
+    secrets_of,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
     activate,
-    exclusive,
+    manifest_of,
+    parse_environment_file,
     read_state,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import step
 
 
 def flip(layout: Layout, release: str | None, systemd: Systemd) -> bool:
@@ -80,6 +104,8 @@ def flip(layout: Layout, release: str | None, systemd: Systemd) -> bool:
 
     :returns: whether anything changed.
     """
+    if release == read_state(layout).current:
+        return False
     if release is not None and systemd.state(layout.unit_name(release)).active != "active":
         raise ReleaseError(f"the instance of release {release} does not run: stage it first")
     return activate(layout, release)
@@ -92,31 +118,42 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
             "release": {"type": "str", "default": ""},
+            "deploy": {"type": "str"},
+            "primary": {"type": "bool", "default": False},
+            "settle": {"type": "float", "default": 1},
         },
         supports_check_mode=True,
     )
     os.umask(0o022)
     layout = Layout(module.params["name"], Path(module.params["directory"]))
     release = module.params["release"] or None
-    previous = read_state(layout).current
-    result: dict[str, Any] = {
-        "changed": release != previous,
-        "release": release,
-        "previous": previous,
-    }
-    if result["changed"]:
+    systemd = Systemd()
+    result: dict[str, Any] = {"changed": False, "release": release}
+    hidden: set[str] = set()
+    try:
+        if module.check_mode:
+            previous = read_state(layout).current
+            # A release that a dry run has only named has no manifest to ask.
+            result.update(changed=release != previous, previous=previous)
+        else:
+            with step(layout, module.params["deploy"]):
+                result["previous"] = previous = read_state(layout).current
+                result["changed"] = flip(layout, release, systemd)
+                if release is not None:
+                    processes = processes_of(layout, release, manifest_of(layout, release), module.params["primary"])
+                    if processes.here or processes.elsewhere:
+                        environment = (layout.release(release) / "env").read_text()
+                        hidden = secrets_of(parse_environment_file(environment), layout.unit(release).read_text())
+                    result["changed"] |= run_processes(layout, processes, systemd, module.params["settle"])
+    except (ReleaseError, OSError) as error:
+        module.fail_json(msg=mask(str(error), hidden), **result)
+    if release != previous:
         result["diff"] = {
             "before_header": str(layout.current),
             "after_header": str(layout.current),
             "before": f"{previous or '(none)'}\n",
             "after": f"{release or '(none)'}\n",
         }
-    if not module.check_mode:
-        try:
-            with exclusive(layout):
-                result["changed"] = flip(layout, release, Systemd())
-        except ReleaseError as error:
-            module.fail_json(msg=str(error))
     module.exit_json(**result)
 
 

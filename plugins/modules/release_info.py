@@ -47,12 +47,23 @@ current:
   type: str
   returned: success
 releases:
-  description: What C(release.json) says of each release, the most recently live first.
+  description:
+    - What C(release.json) says of each release, the most recently live first. Those that were live
+      on the whole fleet also have C(deploy), by which deploy, and C(activated), since when.
+  type: list
+  elements: dict
+  returned: success
+lock:
+  description: The deploy that is under way on the host, or null.
+  type: dict
+  returned: success
+history:
+  description: How each deploy ended on this host, the oldest first.
   type: list
   elements: dict
   returned: success
 running:
-  description: Releases whose instances run, start or stop.
+  description: Releases whose instances or further processes run, start or stop.
   type: list
   elements: str
   returned: success
@@ -67,12 +78,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd
-from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
-    Layout,
-    ReleaseError,
-    manifest_of,
-    read_state,
-)
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import Layout, ReleaseError
+from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import describe
 
 
 def main() -> None:
@@ -86,18 +93,11 @@ def main() -> None:
     )
     layout = Layout(module.params["name"], Path(module.params["directory"]))
     try:
-        state = read_state(layout)
-        releases = [manifest_of(layout, release) for release in state.releases]
-        running = [layout.release_of(unit) for unit in Systemd().active(layout.unit_name("*"))]
+        state = describe(layout)
+        running = sorted({layout.release_of(unit) for unit in Systemd().active(*layout.unit_patterns)})
     except (ReleaseError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        current=state.current,
-        releases=releases,
-        running=running,
-        builds=sorted(state.builds),
-    )
+    module.exit_json(changed=False, running=running, **state)
 
 
 if __name__ == "__main__":

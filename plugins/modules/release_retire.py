@@ -41,6 +41,16 @@ options:
     type: list
     elements: str
     default: []
+  deploy:
+    description:
+      - The deploy that this is a step of. It must have the host's lock, see
+        M(wsgi.fleet.release_begin).
+    type: str
+  confirm:
+    description:
+      - The deploy that has brought the current release into service on the whole fleet. Only
+        releases that this was said of are kept for a rollback, and found by it under this name.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -79,33 +89,50 @@ builds:
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd, remove_unit
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd, disable, remove_units
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
-    exclusive,
+    confirm,
     leftovers,
     plan_prune,
     read_state,
     remove_tree,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import Lock, step, write_lock
 
 
-def retire(layout: Layout, parameters: dict[str, Any], systemd: Systemd, check: bool) -> dict[str, Any]:
+def retire(
+    layout: Layout, parameters: dict[str, Any], systemd: Systemd, check: bool, lock: Lock | None = None
+) -> dict[str, Any]:
     """Do the module's work and return its result."""
     state = read_state(layout)
-    current = layout.unit_name(state.current) if state.current else ""
-    stopping = [unit for unit in systemd.active(layout.unit_name("*")) if unit != current]
+    # After a rollback the release bears the right name already, and is live anew.
+    flipped = lock is not None and not lock.confirmed and lock.previous != state.current
+    confirming = bool(
+        state.current
+        and parameters["confirm"] is not None
+        and (flipped or parameters["confirm"] != state.deploys.get(state.current))
+    )
+    if confirming and state.current and not check:
+        # The lock first: from here on there is nothing to undo. Should the mark be missing after an
+        # interruption, the next deploy makes it.
+        if lock:
+            write_lock(layout, dataclasses.replace(lock, confirmed=True, label=parameters["confirm"]))
+        confirm(layout, state.current, parameters["confirm"])
+        state = read_state(layout)
+    stopping = [unit for unit in systemd.active(*layout.unit_patterns) if layout.release_of(unit) != state.current]
     plan = plan_prune(state, parameters["keep"], parameters["discard"])
     orphans = leftovers(layout)
     result = {
-        "changed": bool(stopping or plan.releases or plan.builds or orphans),
+        "changed": bool(confirming or stopping or plan.releases or plan.builds or orphans),
         "stopped": stopping,
         "releases": list(plan.releases),
         "builds": list(plan.builds),
@@ -116,10 +143,12 @@ def retire(layout: Layout, parameters: dict[str, Any], systemd: Systemd, check: 
         time.sleep(parameters["drain"])
         systemd.stop(*stopping)
     for unit in stopping:
+        if unit != layout.unit_name(layout.release_of(unit)):
+            disable(layout, unit)
         with contextlib.suppress(FileNotFoundError):
             layout.permit(layout.release_of(unit)).unlink()
     # A list and not a generator: every unit file must go, not only the first.
-    removed = [remove_unit(layout, release) for release in plan.releases]
+    removed = [remove_units(layout, release) for release in plan.releases]
     if any(removed):
         systemd.reload()
     for path in [
@@ -140,6 +169,8 @@ def main() -> None:
             "drain": {"type": "float", "default": 2},
             "keep": {"type": "int", "default": 4},
             "discard": {"type": "list", "elements": "str", "default": []},
+            "deploy": {"type": "str"},
+            "confirm": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -149,9 +180,9 @@ def main() -> None:
         if module.check_mode:
             result = retire(layout, module.params, Systemd(), check=True)
         else:
-            with exclusive(layout):
-                result = retire(layout, module.params, Systemd(), check=False)
-    except ReleaseError as error:
+            with step(layout, module.params["deploy"]) as lock:
+                result = retire(layout, module.params, Systemd(), check=False, lock=lock)
+    except (ReleaseError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -20,6 +20,8 @@ description:
     O(environment) masked.
   - The same build and settings give the same release. When it is current and its instance runs,
     nothing happens.
+  - With O(release), one that is on the host already is staged again as it is, with its own build,
+    settings and gate, for a rollback.
 options:
   name:
     description: Name of the application, which is also the prefix of its units.
@@ -30,14 +32,29 @@ options:
     type: path
     required: true
   build:
-    description: Identifier of a complete build below C(builds/) of O(directory).
+    description:
+      - Identifier of a complete build below C(builds/) of O(directory). Required unless O(release)
+        is set.
     type: str
-    required: true
+  release:
+    description: A release that is on the host, to be staged again.
+    type: str
+  deploy:
+    description:
+      - The deploy that this is a step of. It must have the host's lock, see
+        M(wsgi.fleet.release_begin).
+    type: str
   unit:
     description:
-      - Text of the systemd unit of an instance. C(%i) in it stands for the release.
+      - Text of the systemd unit of an instance. C(%i) in it stands for the release. Required
+        unless O(release) is set.
     type: str
-    required: true
+  units:
+    description:
+      - Units of further processes of the release by name and kind, such as C(worker-1.service), as
+        the filter P(wsgi.fleet.process_units#filter) makes them. M(wsgi.fleet.release_activate) starts them.
+    type: dict
+    default: {}
   files:
     description: Further files of the release by name, such as the app server's configuration.
     type: dict
@@ -58,6 +75,10 @@ options:
     type: list
     elements: str
     default: []
+  primary:
+    description: Whether processes that run on one host only run on this one.
+    type: bool
+    default: false
   key:
     description:
       - The secret with which releases are named. With the same one on every host, the same release
@@ -74,11 +95,12 @@ options:
         did not come up.
     type: str
   user:
-    description: The account that the instance runs as.
+    description: The account that the instance runs as. Required unless O(release) is set.
     type: str
-    required: true
   gate:
-    description: What the instance must answer before it may get traffic.
+    description:
+      - What the instance must answer before it may get traffic.
+      - With O(release), path, host, status and body are those of that release.
     type: dict
     default: {}
     suboptions:
@@ -106,6 +128,21 @@ options:
         description: Seconds between two tries.
         type: float
         default: 0.25
+      warmup:
+        description: Request targets to ask for once the instance has passed.
+        type: list
+        elements: str
+        default: []
+      warmup_requests:
+        description: How often each of them is asked for.
+        type: int
+        default: 1
+      keep_answering:
+        description:
+          - Whether the instance must also answer what the current release is asked, since load
+            balancers go on asking for that until they are told otherwise.
+        type: bool
+        default: false
 attributes:
   check_mode:
     support: full
@@ -135,7 +172,7 @@ RETURN = r"""
 release:
   description: Identifier of the release.
   type: str
-  returned: always
+  returned: success, and when an instance did not pass its gate
   sample: 8a41d0c29be7
 created:
   description: Whether the release was not on the host before.
@@ -145,12 +182,25 @@ previous:
   description: The release that was current, or null.
   type: str
   returned: success
+live:
+  description: Whether the release is the current one already.
+  type: bool
+  returned: success
+settled:
+  description: Whether it is, and its instance and all processes that are to run on this host do.
+  type: bool
+  returned: success
+deploy:
+  description: The deploy that brought the current release into service, if that is the staged one; else empty.
+  type: str
+  returned: success
 answer:
   description: The answer that passed the gate.
   type: str
   returned: when an instance was started
 """
 
+import dataclasses
 import json
 import os
 import pwd
@@ -160,22 +210,26 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import (
+    Gate,
     GateFailure,
     Systemd,
     diagnose_import,
     gate_from,
-    install_unit,
+    install_units,
+    keep_answering,
     mask,
     pass_gate,
-    remove_unit,
+    processes_of,
+    remove_units,
     secrets_of,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
+    State,
     create_release,
     describe_environment,
-    exclusive,
+    manifest_of,
     parse_environment_file,
     read_key,
     read_state,
@@ -183,6 +237,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     remove_tree,
     write_file,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import Lock, step, write_lock
 
 GATE_OPTIONS: dict[str, Any] = {
     "path": {"type": "str", "default": "/"},
@@ -191,7 +246,12 @@ GATE_OPTIONS: dict[str, Any] = {
     "body": {"type": "str"},
     "deadline": {"type": "float", "default": 60},
     "interval": {"type": "float", "default": 0.25},
+    "warmup": {"type": "list", "elements": "str", "default": []},
+    "warmup_requests": {"type": "int", "default": 1},
+    "keep_answering": {"type": "bool", "default": False},
 }
+#: The part of the gate that belongs to a release: load balancers ask for the same.
+GATE_OF_RELEASE = ("path", "host", "status", "body")
 
 
 def read_environment(text: str) -> dict[str, str]:
@@ -229,29 +289,99 @@ def make_shared(layout: Layout, names: list[str], user: str) -> None:
             directory.chmod(0o750)
 
 
-def difference(
-    layout: Layout,
-    current: str | None,
-    release: str,
-    parameters: dict[str, Any],
-    environment: dict[str, str],
-) -> list[dict[str, str]]:
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The release to stage.
+
+    :param created: whether it has to be made.
+    """
+
+    release: str
+    created: bool
+    gate: Gate
+    environment: dict[str, str]
+    module: str | None
+    user: str
+    public: str
+
+
+def wanted_new(layout: Layout, state: State, parameters: dict[str, Any], check: bool) -> Wanted:
+    """Name the release of a build and its settings."""
+    for name, value in parameters["units"].items():
+        if not isinstance(value, dict) or not all(isinstance(value.get(part), str) for part in ("text", "hosts")):
+            raise ReleaseError(f"units: {name} is not what the filter process_units makes")
+    environment = read_environment(parameters["environment"])
+    inputs = {
+        "build": parameters["build"],
+        "environment": environment,
+        "files": parameters["files"],
+        "gate": {name: parameters["gate"].get(name) for name in GATE_OF_RELEASE},
+        "unit": parameters["unit"],
+    }
+    if parameters["units"]:
+        inputs["units"] = parameters["units"]
+    key = parameters["key"].encode() if parameters["key"] else read_key(layout, create=not check)
+    release = release_id(key, inputs)
+    return Wanted(
+        release=release,
+        created=release not in state.releases,
+        gate=gate_from(parameters["gate"]),
+        environment=environment,
+        module=parameters["module"],
+        user=parameters["user"],
+        public="\n".join([layout.name, parameters["unit"], *parameters["files"].values()]),
+    )
+
+
+def wanted_again(layout: Layout, state: State, parameters: dict[str, Any]) -> Wanted:
+    """Take a release that is on the host as it is."""
+    release = parameters["release"]
+    if release not in state.releases or not layout.unit(release).is_file():
+        raise ReleaseError(f"release {release} is not on this host any more: deploy its version again")
+    manifest = manifest_of(layout, release)
+    unit = layout.unit(release).read_text()
+    return Wanted(
+        release=release,
+        created=False,
+        gate=gate_from({**parameters["gate"], **(manifest.get("gate") or {})}),
+        environment=parse_environment_file((layout.release(release) / "env").read_text()),
+        module=manifest.get("module"),
+        user=str(manifest.get("user") or layout.name),
+        public=f"{layout.name}\n{unit}",
+    )
+
+
+def difference(layout: Layout, current: str | None, wanted: Wanted, parameters: dict[str, Any]) -> list[dict[str, str]]:
     """Compare the current release with the staged one, file by file."""
 
-    def read(name: str) -> str:
+    def read(release: str | None, name: str) -> str:
         try:
-            return (layout.release(current or "-") / name).read_text()
+            return (layout.release(release or "-") / name).read_text()
         except FileNotFoundError:
             return ""
 
-    old_unit = layout.unit(current).read_text() if current and layout.unit(current).exists() else ""
-    old, new = describe_environment(parse_environment_file(read("env")), environment)
-    texts = [("unit", old_unit, parameters["unit"]), ("environment", old, new)]
-    texts += [(name, read(name), text) for name, text in sorted(parameters["files"].items())]
+    def read_unit(release: str | None) -> str:
+        return layout.unit(release).read_text() if release and layout.unit(release).exists() else ""
+
+    def read_process(release: str | None, name: str) -> str:
+        path = layout.units / layout.process_unit(release or "-", name)
+        return path.read_text() if path.exists() else ""
+
+    old, new = describe_environment(parse_environment_file(read(current, "env")), wanted.environment)
+    if parameters["release"]:
+        texts = [("unit", read_unit(current), read_unit(wanted.release)), ("environment", old, new)]
+    else:
+        texts = [("unit", read_unit(current), parameters["unit"]), ("environment", old, new)]
+        texts += [(name, read(current, name), text) for name, text in sorted(parameters["files"].items())]
+        processes = manifest_of(layout, current).get("processes") or {} if current else {}
+        texts += [
+            (name, read_process(current, name), (parameters["units"].get(name) or {"text": ""})["text"])
+            for name in sorted({*processes, *parameters["units"]})
+        ]
     return [
         {
             "before_header": f"{name} of release {current or '(none)'}",
-            "after_header": f"{name} of release {release}",
+            "after_header": f"{name} of release {wanted.release}",
             "before": before,
             "after": after,
         }
@@ -260,23 +390,15 @@ def difference(
     ]
 
 
-def explain(
-    layout: Layout,
-    release: str,
-    parameters: dict[str, Any],
-    environment: dict[str, str],
-    failure: GateFailure,
-    journal: str,
-    live: bool,
-) -> str:
+def explain(layout: Layout, wanted: Wanted, failure: GateFailure, journal: str, live: bool) -> str:
     """Compose the message for an instance that did not pass its gate."""
     cause = None
-    if failure.answer.status is None and parameters["module"]:
-        cause = diagnose_import(layout, release, parameters["module"], parameters["user"], environment)
-    lines = [f"Release {release} of {layout.name} did not pass its gate: {failure.reason}."]
+    if failure.answer.status is None and wanted.module:
+        cause = diagnose_import(layout, wanted.release, wanted.module, wanted.user, wanted.environment)
+    lines = [f"Release {wanted.release} of {layout.name} did not pass its gate: {failure.reason}."]
     if cause:
         lines.append(
-            f"app_module: '{parameters['module']}' cannot be imported: {cause}. Write it as "
+            f"app_module: '{wanted.module}' cannot be imported: {cause}. Write it as "
             "'package.module:callable', as seen from the top of the source, and see that "
             "everything it imports is among the dependencies."
         )
@@ -289,75 +411,120 @@ def explain(
     lines.append("Journal of the instance:")
     lines.append(journal or "(empty)")
     if not live:
-        lines.append("It got no traffic and was removed; the release before it goes on.")
+        what = "removed" if wanted.created else "stopped"
+        lines.append(f"It got no traffic and was {what}; the release before it goes on.")
     return "\n".join(lines)
 
 
-def stage(module: AnsibleModule, layout: Layout, systemd: Systemd) -> dict[str, Any]:
+def stage(module: AnsibleModule, layout: Layout, systemd: Systemd, lock: Lock | None = None) -> dict[str, Any]:
     """Do the module's work and return its result."""
     parameters = module.params
-    environment = read_environment(parameters["environment"])
-    gate = gate_from(parameters["gate"])
     state = read_state(layout)
-    release = release_id(
-        parameters["key"].encode() if parameters["key"] else read_key(layout, create=not module.check_mode),
-        {
-            "build": parameters["build"],
-            "environment": environment,
-            "files": parameters["files"],
-            # What an instance had to answer: the load balancer asks for the same.
-            "gate": {name: parameters["gate"].get(name) for name in ("path", "host", "status", "body")},
-            "unit": parameters["unit"],
-        },
+    wanted = (
+        wanted_again(layout, state, parameters)
+        if parameters["release"]
+        else wanted_new(layout, state, parameters, module.check_mode)
     )
-    unit = layout.unit_name(release)
-    created = release not in state.releases
-    running = not created and systemd.state(unit).active == "active"
+    release = wanted.release
+    running = not wanted.created and systemd.state(layout.unit_name(release)).active == "active"
     result: dict[str, Any] = {
         "release": release,
-        "created": created,
+        "created": wanted.created,
         "previous": state.current,
+        "deploy": state.deploys.get(release, "") if release == state.current else "",
+        "live": release == state.current,
+        "settled": False,
         "changed": not running,
-        "diff": difference(layout, state.current, release, parameters, environment) if release != state.current else [],
+        "diff": difference(layout, state.current, wanted, parameters) if release != state.current else [],
     }
+    if running and release == state.current:
+        processes = processes_of(layout, release, manifest_of(layout, release), parameters["primary"])
+        result["settled"] = all(
+            systemd.state(unit).active == "active" and layout.wanted_unit(unit).is_symlink() for unit in processes.here
+        ) and not any(layout.wanted_unit(unit).is_symlink() for unit in processes.elsewhere)
     # One that runs and is not current may have been left by a run that was cut short at the gate.
     if module.check_mode or (running and release == state.current):
         return result
+    if lock:
+        version = (
+            manifest_of(layout, release).get("version")
+            if parameters["release"]
+            else parameters["manifest"].get("version")
+        )
+        # Kept from an earlier step: what the deploy has made, it is still to undo.
+        created = wanted.created or (lock.created and lock.release == release)
+        text = str(version or lock.version)
+        staged = dataclasses.replace(lock, release=release, created=created, version=text, interrupted=())
+        write_lock(layout, staged)
+    if not parameters["release"]:
+        make(layout, wanted, parameters, systemd, lock.by if lock else "")
+    write_file(layout.permit(release), "", 0o644)
+    result["answer"] = gate(module, layout, systemd, wanted, state.current, running)
+    return result
 
+
+def make(layout: Layout, wanted: Wanted, parameters: dict[str, Any], systemd: Systemd, by: str) -> None:
+    """Lay the release down, and its units."""
     make_shared(layout, parameters["shared"], parameters["user"])
     create_release(
         layout,
-        release,
+        wanted.release,
         parameters["build"],
         parameters["files"],
-        environment,
-        {"name": layout.name, **parameters["manifest"]},
+        wanted.environment,
+        {
+            "name": layout.name,
+            "by": by,
+            **parameters["manifest"],
+            "gate": {name: parameters["gate"].get(name) for name in GATE_OF_RELEASE},
+            "module": parameters["module"],
+            "processes": {name: unit["hosts"] for name, unit in parameters["units"].items()},
+            "user": parameters["user"],
+        },
     )
-    if install_unit(layout, release, parameters["unit"]):
+    units = {name: unit["text"] for name, unit in parameters["units"].items()}
+    if install_units(layout, wanted.release, parameters["unit"], units):
         systemd.reload()
-    write_file(layout.permit(release), "", 0o644)
+
+
+def gate(
+    module: AnsibleModule, layout: Layout, systemd: Systemd, wanted: Wanted, current: str | None, running: bool
+) -> str:
+    """Start the instance and wait until it passes its gate; return the answer that did."""
+    release = wanted.release
+    unit = layout.unit_name(release)
+    hidden = secrets_of(wanted.environment, wanted.public)
     started = time.time()
-    public = "\n".join([layout.name, parameters["unit"], *parameters["files"].values()])
-    hidden = secrets_of(environment, public)
+    live = release == current
     try:
         if not running:
             systemd.start(unit)
-        result["answer"] = mask(str(pass_gate(layout, release, gate, systemd)), hidden)
+        answer = str(pass_gate(layout, release, wanted.gate, systemd))
+        if module.params["gate"].get("keep_answering") and current and not live:
+            asked = manifest_of(layout, current).get("gate") or {}
+            keep_answering(layout, release, wanted.gate, gate_from({**asked, "body": None}))
+        return mask(answer, hidden)
     except ReleaseError as failure:
-        live = release == state.current
         journal = systemd.journal(unit, started)
         if isinstance(failure, GateFailure):
-            message = explain(layout, release, parameters, environment, failure, journal, live)
+            message = explain(layout, wanted, failure, journal, live)
         else:
             message = f"{failure}\n{journal}".strip()
         if not live:
-            systemd.stop(unit)
-            remove_unit(layout, release)
-            systemd.reload()
-            if created:
-                remove_tree(layout.release(release))
-        module.fail_json(msg=mask(message, hidden), release=release, created=False, previous=state.current)
-    return result
+            take_away(layout, systemd, wanted)
+        module.fail_json(msg=mask(message, hidden), release=release, created=False, previous=current)
+        raise  # Never reached: fail_json does not return.
+
+
+def take_away(layout: Layout, systemd: Systemd, wanted: Wanted) -> None:
+    """Stop an instance that has not passed, and remove its release unless it was there before."""
+    systemd.stop(layout.unit_name(wanted.release))
+    if wanted.created:
+        remove_units(layout, wanted.release)
+        systemd.reload()
+        remove_tree(layout.release(wanted.release))
+    else:
+        layout.permit(wanted.release).unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -366,17 +533,24 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
-            "build": {"type": "str", "required": True},
-            "unit": {"type": "str", "required": True},
+            "build": {"type": "str"},
+            "release": {"type": "str"},
+            "deploy": {"type": "str"},
+            "primary": {"type": "bool", "default": False},
+            "unit": {"type": "str"},
+            "units": {"type": "dict", "default": {}},
             "files": {"type": "dict", "default": {}},
             "environment": {"type": "str", "default": "{}", "no_log": True},
             "key": {"type": "str", "no_log": True},
             "manifest": {"type": "dict", "default": {}},
             "module": {"type": "str"},
-            "user": {"type": "str", "required": True},
+            "user": {"type": "str"},
             "shared": {"type": "list", "elements": "str", "default": []},
             "gate": {"type": "dict", "default": {}, "options": GATE_OPTIONS},
         },
+        mutually_exclusive=[("build", "release")],
+        required_one_of=[("build", "release")],
+        required_by={"build": ("unit", "user")},
         supports_check_mode=True,
     )
     os.umask(0o022)
@@ -385,9 +559,9 @@ def main() -> None:
         if module.check_mode:
             result = stage(module, layout, Systemd())
         else:
-            with exclusive(layout):
-                result = stage(module, layout, Systemd())
-    except ReleaseError as error:
+            with step(layout, module.params["deploy"]) as lock:
+                result = stage(module, layout, Systemd(), lock)
+    except (ReleaseError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

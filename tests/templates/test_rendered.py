@@ -47,16 +47,26 @@ RENDER = [
         "loop": "{{ files | select('match', role_name ~ '/') | map('basename') }}",
     },
 ]
+#: What an app-server role hands over.
+DESCRIBE: list[dict[str, Any]] = [
+    {"ansible.builtin.include_tasks": "configure.yml"},
+    {
+        "ansible.builtin.set_fact": {
+            "releases": "{{ releases | default({})"
+            " | combine({role_name: app_release_files | combine({'app.service': app_release_unit})}) }}"
+        }
+    },
+]
 #: What a role makes of its templates itself.
 USE: Mapping[str, list[dict[str, Any]]] = {
-    "gunicorn": [{"ansible.builtin.include_tasks": "configure.yml"}],
+    "gunicorn": DESCRIBE,
+    "uwsgi": DESCRIBE,
     "sandbox": [{"ansible.builtin.set_fact": {"dropins": "{{ __sandbox_dropins }}"}}],
 }
 #: Once per host, since nothing else here starts a process.
 WRITE = {
     "ansible.builtin.copy": {
-        "content": "{{ {'files': rendered, 'dropins': dropins,"
-        " 'release': app_release_files | combine({'app.service': app_release_unit})} | to_json }}",
+        "content": "{{ {'files': rendered, 'dropins': dropins, 'releases': releases} | to_json }}",
         "dest": "{{ playbook_dir }}/{{ inventory_hostname }}.json",
         "mode": "0600",
     }
@@ -191,15 +201,32 @@ def test_rendering_again_gives_the_same(outputs: Sequence[Mapping[str, Any]], na
 @pytest.mark.parametrize("name", SETS)
 def test_release_holds_what_the_templates_say(outputs: Sequence[Mapping[str, Any]], name: str) -> None:
     files = outputs[0][name]["files"]
-    assert outputs[0][name]["release"] == {
-        "gunicorn.conf.py": files["gunicorn/gunicorn.conf.py"],
-        "app.service": files["gunicorn/app.service"],
+    assert outputs[0][name]["releases"] == {
+        "gunicorn": {
+            "gunicorn.conf.py": files["gunicorn/gunicorn.conf.py"],
+            "app.service": files["gunicorn/app.service"],
+        },
+        "uwsgi": {
+            "uwsgi.ini": files["uwsgi/uwsgi.ini"],
+            "wsgi_entry.py": files["uwsgi/wsgi_entry.py"],
+            "app.service": files["uwsgi/app.service"],
+        },
     }
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_python_is_python(rendered: Mapping[str, Rendered], name: str) -> None:
-    tree = ast.parse(rendered[name]["gunicorn/gunicorn.conf.py"])
+def test_uwsgi_ini_sets_nothing_twice(rendered: Mapping[str, Rendered], name: str) -> None:
+    lines = [line for line in rendered[name]["uwsgi/uwsgi.ini"].splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "[uwsgi]"
+    assert all(re.fullmatch(r"[a-z0-9-]+ = \S.*", line) for line in lines[1:])
+    options = [line.split(" = ")[0] for line in lines[1:] if not line.startswith(("add-header", "env"))]
+    assert len(options) == len(set(options)), "an option is set twice"
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("file", ["gunicorn/gunicorn.conf.py", "uwsgi/wsgi_entry.py"])
+def test_python_is_python(rendered: Mapping[str, Rendered], name: str, file: str) -> None:
+    tree = ast.parse(rendered[name][file])
     names = [
         target.id
         for node in tree.body
@@ -208,6 +235,11 @@ def test_python_is_python(rendered: Mapping[str, Rendered], name: str) -> None:
         if isinstance(target, ast.Name)
     ]
     assert len(names) == len(set(names)), "a setting is set twice"
+
+
+def test_the_wsgi_callable_is_an_attribute_or_what_a_factory_returns(rendered: Mapping[str, Rendered]) -> None:
+    assert '_application = import_module("shop").app\n' in rendered["minimal"]["uwsgi/wsgi_entry.py"]
+    assert '_application = import_module("shop.wsgi").make_app()\n' in rendered["full"]["uwsgi/wsgi_entry.py"]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import string
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from tests.templates.conftest import ROOT, Start
 
 #: Variables of every inventory here; app_status is what a deploy learns of each host.
 COMMON = {
     "app_status": "{{ inventory_hostname }} is ready",
+    "__app_info": "{{ inventory_hostname }} has begun",
+    "__app_stage": "{{ inventory_hostname }} has staged",
     "fleet_secret_key": "battery staple",
     "fleet_cache_password": "p@ss word",
 }
@@ -28,14 +31,21 @@ ASKED = [
     "__fleet_cache_memory_share",
     "__fleet_nginx_port",
     "fleet_accounts",
+    "fleet_app_balancers",
     "fleet_app_check_urls",
     "fleet_app_env",
     "fleet_app_hosts",
+    "fleet_app_infos",
     "fleet_app_peers",
-    "fleet_app_static",
+    "fleet_app_stages",
     "fleet_cache_hosts",
+    "fleet_certificate_addresses",
+    "fleet_certificate_host_names",
+    "fleet_certificate_method",
+    "fleet_certificate_path",
     "fleet_load_balancer_backends",
     "fleet_load_balancer_hosts",
+    "fleet_load_balancer_tls",
     "fleet_nginx_sites",
     "fleet_packages",
     "fleet_redis_users",
@@ -43,17 +53,35 @@ ASKED = [
 ]
 #: What is made where the inventory does not set it.
 SECRETS = ["__fleet_secrets_directory", "__fleet_secret_key", "__fleet_release_key", "__fleet_cache_password"]
+#: What drain.yml and undrain.yml ask.
+DRAIN = ["fleet_drain_hosts", "fleet_drain_last", "fleet_drain_problems", "fleet_undrain_problems"]
 #: What others of these are made of.
 PARTS = [
-    "__fleet_app",
-    "__fleet_app_health_host",
+    "__fleet_app_cache_password",
+    "__fleet_app_cache_passwords",
+    "__fleet_app_common",
+    "__fleet_app_common_names",
+    "__fleet_app_file",
+    "__fleet_app_files",
+    "__fleet_app_host",
+    "__fleet_app_hosts_info",
+    "__fleet_app_known_names",
+    "__fleet_app_names",
+    "__fleet_app_secret_key",
+    "__fleet_apps",
+    "__fleet_apps_directory",
+    "__fleet_load_balancer_url",
+    "__fleet_load_balancer_urls",
     "__fleet_app_health_path",
-    "__fleet_app_health_status",
-    "__fleet_app_host_names",
     "__fleet_app_name",
     "__fleet_cache_url_host",
+    "__fleet_drain_checks",
+    "__fleet_drain_strangers",
     "__fleet_home",
+    "__fleet_tls",
+    "fleet_app_name",
     "fleet_cache_env",
+    "fleet_certificate_group",
     "fleet_packages_of_group",
     "fleet_sandbox_units_of_group",
 ]
@@ -68,6 +96,8 @@ class Fleet:
     :param scope: the group whose variables these are.
     :param everywhere: values that all hosts agree on.
     :param hosts: the other values, by host.
+    :param apps: texts of the files of applications, by name; of one that is encrypted there is a ``vault``.
+    :param named: the application that the play is about, where there are several.
     """
 
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -75,7 +105,57 @@ class Fleet:
     everywhere: Mapping[str, Any]
     hosts: Mapping[str, Mapping[str, Any]]
     scope: str = "all"
+    apps: Mapping[str, str] = field(default_factory=dict)
+    named: str = ""
 
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What each host of a deploy reported, in the order of the inventory."""
+        names = dict.fromkeys(name for hosts in self.groups.values() for name in hosts)
+        return {
+            "fleet_app_peers": {name: f"{name} is ready" for name in names},
+            "fleet_app_infos": {name: f"{name} has begun" for name in names},
+            "fleet_app_stages": {name: f"{name} has staged" for name in names},
+        }
+
+
+def maintenance(*passes: str, retry_after: int = 300, allow: Sequence[str] = (), app: str = "shop") -> dict[str, Any]:
+    """Return what a site says of its maintenance."""
+    return {
+        "page": f"/srv/{app}/maintenance.html",
+        "retry_after": retry_after,
+        "allow": list(allow),
+        "pass": list(passes),
+    }
+
+
+#: The sites of several applications on an app host.
+SITES = [
+    {
+        "name": "blog",
+        "server_names": ["blog.example.com"],
+        "listen": 80,
+        "upstream": "unix:/srv/blog/current/app.sock",
+        "static": [],
+        "maintenance": maintenance("/status", app="blog"),
+    },
+    {
+        "name": "shop",
+        "server_names": ["shop.example.com", "*.shop.example.com"],
+        "listen": 80,
+        "upstream": "unix:/srv/shop/current/app.sock",
+        "static": [{"url": "/static/", "path": "/srv/shop/current/build/code/shop/static/"}],
+        "maintenance": maintenance("/health"),
+    },
+    {
+        "name": "wiki",
+        "server_names": ["www.example.com"],
+        "listen": 80,
+        "upstream": "unix:/srv/wiki/current/app.sock",
+        "static": [],
+        "maintenance": maintenance("/health", app="wiki"),
+    },
+]
 
 FLEETS = {
     "one host in all groups": Fleet(
@@ -86,12 +166,19 @@ FLEETS = {
         },
         variables={
             "app_host_names": ["shop.example.com", "www.example.com"],
-            "app_health_path": "/health",
+            "app_health_path": "/health?deep=1",
             "app_health_status": ["200"],
+            "app_maintenance_allow": ["203.0.113.7"],
+            "app_maintenance_retry_after": 60,
             "app_packages": ["libpq5", "zstd"],
             "app_static": [{"url": "/static/", "path": "shop/static"}, {"url": "/docs/", "path": "docs//"}],
+            "fleet_tls": "self_signed",
         },
         everywhere={
+            "fleet_certificate_addresses": ["203.0.113.10"],
+            "fleet_certificate_host_names": ["shop.example.com", "www.example.com"],
+            "fleet_certificate_method": "self_signed",
+            "fleet_load_balancer_tls": True,
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
                 "FLASK_CACHE_TYPE": "RedisCache",
@@ -104,12 +191,8 @@ FLEETS = {
                 ),
                 "REDIS_URL": "redis://shop:p%40ss%20word@203.0.113.10:6379/0",
             },
+            "fleet_app_balancers": [{"name": "box", "url": "https://127.0.0.1:443/health?deep=1"}],
             "fleet_app_hosts": [{"name": "box", "address": "203.0.113.10", "port": 8080}],
-            "fleet_app_peers": {"box": "box is ready"},
-            "fleet_app_static": [
-                {"url": "/static/", "path": "/srv/shop/current/build/code/shop/static/"},
-                {"url": "/docs/", "path": "/srv/shop/current/build/code/docs/"},
-            ],
             "fleet_cache_hosts": [{"name": "box", "address": "203.0.113.10"}],
             "fleet_load_balancer_hosts": [{"name": "box", "address": "203.0.113.10"}],
             "fleet_load_balancer_backends": [
@@ -118,8 +201,9 @@ FLEETS = {
                     "host_names": ["shop.example.com", "www.example.com"],
                     "servers": [{"name": "box", "address": "203.0.113.10", "port": 8080}],
                     "health_status": ["200"],
-                    "health_path": "/health",
+                    "health_path": "/health?deep=1",
                     "health_host": "shop.example.com",
+                    "wait": True,
                 }
             ],
         },
@@ -127,7 +211,7 @@ FLEETS = {
             "box": {
                 "fleet_accounts": ["shop", "shop-build"],
                 "__fleet_address": "203.0.113.10",
-                "fleet_app_check_urls": ["http://127.0.0.1:8080/health"],
+                "fleet_app_check_urls": ["http://127.0.0.1:8080/health?deep=1"],
                 "__fleet_cache_memory_share": 0.2,
                 "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [
@@ -140,6 +224,7 @@ FLEETS = {
                             {"url": "/static/", "path": "/srv/shop/current/build/code/shop/static/"},
                             {"url": "/docs/", "path": "/srv/shop/current/build/code/docs/"},
                         ],
+                        "maintenance": maintenance("/health", retry_after=60, allow=["203.0.113.7"]),
                     }
                 ],
                 "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "redis-server", "haproxy"],
@@ -171,20 +256,16 @@ FLEETS = {
                 ),
                 "REDIS_URL": "redis://shop:p%40ss%20word@192.0.2.30:6379/0",
             },
+            "fleet_app_balancers": [{"name": "lb1", "url": "http://127.0.0.1:80/health"}],
             # In the order of the inventory.
             "fleet_app_hosts": [
                 {"name": "app2", "address": "192.0.2.22", "port": 80},
                 {"name": "app1", "address": "192.0.2.21", "port": 80},
             ],
-            "fleet_app_peers": {
-                "app2": "app2 is ready",
-                "app1": "app1 is ready",
-                "cache1": "cache1 is ready",
-                "lb1": "lb1 is ready",
-            },
-            "fleet_app_static": [],
             "fleet_app_check_urls": ["http://127.0.0.1:80/health"],
             "fleet_cache_hosts": [{"name": "cache1", "address": "192.0.2.30"}],
+            "fleet_certificate_addresses": ["203.0.113.10"],
+            "fleet_certificate_host_names": ["shop.example.com"],
             "fleet_load_balancer_hosts": [{"name": "lb1", "address": "203.0.113.10"}],
             "fleet_load_balancer_backends": [
                 {
@@ -197,6 +278,7 @@ FLEETS = {
                     "health_status": ["200-399"],
                     "health_path": "/health",
                     "health_host": "shop.example.com",
+                    "wait": True,
                 }
             ],
             "__fleet_nginx_port": 80,
@@ -207,6 +289,7 @@ FLEETS = {
                     "listen": 80,
                     "upstream": "unix:/srv/shop/current/app.sock",
                     "static": [],
+                    "maintenance": maintenance("/health"),
                 }
             ],
         },
@@ -246,6 +329,7 @@ FLEETS = {
                         "listen": 8080,
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
+                        "maintenance": maintenance("/health"),
                     }
                 ],
                 "fleet_packages": ["haproxy"],
@@ -272,10 +356,11 @@ FLEETS = {
                 ),
                 "REDIS_URL": "redis://shop:p%40ss%20word@app1.example.com:6379/0",
             },
+            "fleet_app_balancers": [],
             "fleet_app_hosts": [{"name": "app1.example.com", "address": "app1.example.com", "port": 80}],
-            "fleet_app_peers": {"app1.example.com": "app1.example.com is ready"},
-            "fleet_app_static": [],
             "fleet_cache_hosts": [{"name": "app1.example.com", "address": "app1.example.com"}],
+            "fleet_certificate_addresses": [],
+            "fleet_certificate_host_names": ["shop.example.com"],
             "fleet_load_balancer_hosts": [],
             "fleet_load_balancer_backends": [
                 {
@@ -285,6 +370,7 @@ FLEETS = {
                     "health_status": ["200-399"],
                     "health_path": "/",
                     "health_host": "health.example.com",
+                    "wait": True,
                 }
             ],
         },
@@ -302,6 +388,7 @@ FLEETS = {
                         "listen": 80,
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
+                        "maintenance": maintenance(),
                     }
                 ],
                 "fleet_packages": ["nginx", "python3-venv", "zstd", "redis-server"],
@@ -312,16 +399,23 @@ FLEETS = {
     "no cache": Fleet(
         groups={
             "app": {"app1": {"fleet_address": "192.0.2.21", "fleet_nginx_port": 8000}},
-            "load_balancer": {"lb1": {"fleet_address": "192.0.2.10"}, "lb2": {"fleet_address": "192.0.2.11"}},
+            "load_balancer": {
+                "lb1": {"fleet_address": "192.0.2.10", "load_balancer_port": 8081},
+                "lb2": {"fleet_address": "192.0.2.11"},
+            },
         },
         variables={},
         everywhere={
             "fleet_app_env": {"FLASK_SECRET_KEY": "battery staple", "FLASK_CACHE_TYPE": "SimpleCache"},
+            "fleet_app_balancers": [
+                {"name": "lb1", "url": "http://127.0.0.1:8081/"},
+                {"name": "lb2", "url": "http://127.0.0.1:80/"},
+            ],
             "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
-            "fleet_app_peers": {"app1": "app1 is ready", "lb1": "lb1 is ready", "lb2": "lb2 is ready"},
-            "fleet_app_static": [],
             "fleet_app_check_urls": ["http://127.0.0.1:8080/"],
             "fleet_cache_hosts": [],
+            "fleet_certificate_addresses": ["192.0.2.10", "192.0.2.11"],
+            "fleet_certificate_host_names": [],
             "fleet_load_balancer_hosts": [
                 {"name": "lb1", "address": "192.0.2.10"},
                 {"name": "lb2", "address": "192.0.2.11"},
@@ -334,6 +428,7 @@ FLEETS = {
                     "health_status": ["200-399"],
                     "health_path": "/",
                     "health_host": "localhost",
+                    "wait": True,
                 }
             ],
             "__fleet_nginx_port": 8080,
@@ -344,6 +439,7 @@ FLEETS = {
                     "listen": 8080,
                     "upstream": "unix:/srv/shop/current/app.sock",
                     "static": [],
+                    "maintenance": maintenance(),
                 }
             ],
         },
@@ -361,6 +457,7 @@ FLEETS = {
                         "listen": 8000,
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
+                        "maintenance": maintenance(),
                     }
                 ],
                 "fleet_packages": ["nginx", "python3-venv", "zstd"],
@@ -382,12 +479,226 @@ FLEETS = {
             },
         },
     ),
+    "several applications": Fleet(
+        groups={
+            # What the hosts said that they serve: app1 is new.
+            "app": {
+                "app1": {"fleet_address": "192.0.2.21", "fleet_host_info": {"apps": []}},
+                "app2": {"fleet_address": "192.0.2.22", "fleet_host_info": {"apps": ["blog", "shop"]}},
+            },
+            "cache": {"cache1": {"fleet_address": "192.0.2.30"}},
+            "load_balancer": {"lb1": {"fleet_address": "192.0.2.10"}},
+        },
+        variables={"app_health_path": "/health", "app_packages": ["libpq5"], "app_host_names": ["www.example.com"]},
+        apps={
+            "blog": """
+app_host_names: [blog.example.com]
+app_health_path: /status?deep=1
+app_health_status: [204]
+app_source_token: !vault not-for-here
+app_env: {NOTE: "{{ app_name }}"}
+""",
+            "shop": """
+app_host_names: [shop.example.com, "*.shop.example.com"]
+app_packages: [libxml2]
+app_static: [{url: /static/, path: shop/static}]
+app_health_host: localhost
+""",
+            "wiki": "vault",
+        },
+        named="blog",
+        everywhere={
+            "fleet_app_balancers": [{"name": "lb1", "url": "http://127.0.0.1:80/status?deep=1"}],
+            "fleet_app_check_urls": ["http://127.0.0.1:80/status?deep=1"],
+            "fleet_app_env": {
+                "FLASK_SECRET_KEY": "deaac38da140560ae4412308cbd0f7e7d0c9248ee72f8d4a5d596db60bb184fb",
+                "FLASK_CACHE_TYPE": "RedisCache",
+                "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
+                "FLASK_CACHE_REDIS_PORT": "6379",
+                "FLASK_CACHE_REDIS_PASSWORD": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
+                "FLASK_CACHE_KEY_PREFIX": "blog:",
+                "FLASK_CACHE_OPTIONS": (
+                    '{"username": "blog", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null}'
+                ),
+                "REDIS_URL": (
+                    "redis://blog:57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352@192.0.2.30:6379/0"
+                ),
+            },
+            "fleet_app_hosts": [
+                {"name": "app1", "address": "192.0.2.21", "port": 80},
+                {"name": "app2", "address": "192.0.2.22", "port": 80},
+            ],
+            "fleet_cache_hosts": [{"name": "cache1", "address": "192.0.2.30"}],
+            "fleet_certificate_addresses": ["192.0.2.10"],
+            "fleet_certificate_host_names": [
+                "blog.example.com",
+                "shop.example.com",
+                "*.shop.example.com",
+                "www.example.com",
+            ],
+            "fleet_load_balancer_hosts": [{"name": "lb1", "address": "192.0.2.10"}],
+            "fleet_load_balancer_backends": [
+                {
+                    "name": "blog",
+                    "host_names": ["blog.example.com"],
+                    # This run puts it into service on both.
+                    "servers": [
+                        {"name": "app1", "address": "192.0.2.21", "port": 80},
+                        {"name": "app2", "address": "192.0.2.22", "port": 80},
+                    ],
+                    "health_status": [204],
+                    "health_path": "/status?deep=1",
+                    "health_host": "blog.example.com",
+                    "wait": True,
+                },
+                {
+                    "name": "shop",
+                    "host_names": ["shop.example.com", "*.shop.example.com"],
+                    # The new host has none of it yet.
+                    "servers": [{"name": "app2", "address": "192.0.2.22", "port": 80}],
+                    "health_status": ["200-399"],
+                    "health_path": "/health",
+                    "health_host": "localhost",
+                    "wait": True,
+                },
+                {
+                    "name": "wiki",
+                    "host_names": ["www.example.com"],
+                    # Nobody has it yet.
+                    "servers": [
+                        {"name": "app1", "address": "192.0.2.21", "port": 80},
+                        {"name": "app2", "address": "192.0.2.22", "port": 80},
+                    ],
+                    "health_status": ["200-399"],
+                    "health_path": "/health",
+                    "health_host": "www.example.com",
+                    "wait": False,
+                },
+            ],
+            "fleet_redis_users": [
+                {
+                    "name": "blog",
+                    "password": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
+                    "keys": ["blog:*"],
+                },
+                {
+                    "name": "shop",
+                    "password": "069499a1f46c87aa9a04012faf52999c98efccad7699fac3e6643f7720f1e2ce",
+                    "keys": ["shop:*"],
+                },
+                {
+                    "name": "wiki",
+                    "password": "16c366a29d8fa238016207d0514f9ec8d45c297df53997e5babdb9053eb1bb42",
+                    "keys": ["wiki:*"],
+                },
+            ],
+            "__fleet_nginx_port": 80,
+            "fleet_nginx_sites": SITES,
+        },
+        hosts={
+            **{
+                name: {
+                    "fleet_accounts": ["blog", "blog-build", "shop", "shop-build", "wiki", "wiki-build"],
+                    "__fleet_address": address,
+                    "__fleet_cache_memory_share": 0.2,
+                    "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "libxml2"],
+                    "fleet_sandbox_units": ["nginx"],
+                }
+                for name, address in (("app1", "192.0.2.21"), ("app2", "192.0.2.22"))
+            },
+            "cache1": {
+                "fleet_accounts": [],
+                "__fleet_address": "192.0.2.30",
+                "__fleet_cache_memory_share": 0.5,
+                "fleet_packages": ["redis-server"],
+                "fleet_sandbox_units": ["redis-server"],
+            },
+            "lb1": {
+                "fleet_accounts": [],
+                "__fleet_address": "192.0.2.10",
+                "__fleet_cache_memory_share": 0.5,
+                "fleet_app_check_urls": ["http://127.0.0.1:8080/status?deep=1"],
+                "__fleet_nginx_port": 8080,
+                "fleet_nginx_sites": [{**site, "listen": 8080} for site in SITES],
+                "fleet_packages": ["haproxy"],
+                "fleet_sandbox_units": ["haproxy"],
+            },
+        },
+    ),
 }
 #: The same in every inventory.
 ALWAYS = {
     "__fleet_cache_directory": "/var/cache/tests/wsgi.fleet",
+    "fleet_certificate_method": "none",
+    "fleet_certificate_path": "/etc/ssl/wsgi.fleet/fleet.pem",
+    "fleet_load_balancer_tls": False,
     "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"]}],
 }
+
+#: Inventories whose hosts are asked what they make of a wish to drain, each of another one; with what they say.
+DRAINS = {
+    "drain": Fleet(
+        groups={
+            "app": {
+                "app1": {"host": "app1"},
+                "app2": {"host": " app2,app1, app2,", "drain_last": "true"},
+                "app3": {"host": ["app3"]},
+            },
+            "load_balancer": {
+                "lb1": {"host": "lb1,app1"},
+                "lb2": {"host": ["app1", "app2", "app3"]},
+                "lb3": {"host": "app1,app2,app3", "drain_last": "yes"},
+                "lb4": {},
+            },
+        },
+        variables={},
+        everywhere={},
+        hosts={
+            "app1": {"fleet_drain_hosts": ["app1"], "fleet_drain_last": False},
+            "app2": {"fleet_drain_hosts": ["app2", "app1"], "fleet_drain_last": True},
+            "app3": {"fleet_drain_hosts": ["app3"], "fleet_drain_last": False},
+            "lb1": {
+                "fleet_drain_hosts": ["lb1", "app1"],
+                "fleet_drain_last": False,
+                "fleet_undrain_problems": [
+                    "host: 'lb1' is not an app host; write -e host=… with one of app1, app2, app3,"
+                    " or several with commas."
+                ],
+            },
+            "lb2": {
+                "fleet_drain_hosts": ["app1", "app2", "app3"],
+                "fleet_drain_last": False,
+                "fleet_drain_problems": [
+                    "host: there is no app host but app1, app2, app3, so that nobody would be left to serve;"
+                    " add -e drain_last=true to take the service down."
+                ],
+            },
+            "lb3": {"fleet_drain_hosts": ["app1", "app2", "app3"], "fleet_drain_last": True},
+            "lb4": {
+                "fleet_drain_hosts": [],
+                "fleet_drain_last": False,
+                "fleet_undrain_problems": [
+                    "host: not set; write -e host=… with one of app1, app2, app3, or several with commas."
+                ],
+            },
+        },
+    ),
+    "drain without a load balancer": Fleet(
+        groups={"app": {"app1": {"host": "app1"}, "app2": {"host": "app1"}}},
+        variables={},
+        everywhere={
+            "fleet_drain_hosts": ["app1"],
+            "fleet_drain_last": False,
+            "fleet_undrain_problems": [
+                "host: this fleet has no load_balancer to send requests elsewhere, so that no host can be drained."
+            ],
+        },
+        hosts={"app1": {}, "app2": {}},
+    ),
+}
+
+#: What the plays that are about one application read its variables from.
+VARS_FILES = [["{{ __fleet_app_file | default('none.yml') }}", "none.yml"]]
 
 #: The name of the inventory whose secrets are made.
 MADE = "secrets are made"
@@ -407,22 +718,30 @@ def answers(
 ) -> Mapping[str, Answers]:
     """What the hosts of each inventory say."""
     started = {}
-    for name, fleet in {**FLEETS, MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {})}.items():
+    encrypted = VaultLib([("default", VaultSecret(b"open sesame"))]).encrypt("app_source_token: secret\n").decode()
+    for name, fleet in {**FLEETS, **DRAINS, MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {})}.items():
         directory = tmp_path_factory.mktemp("topology")
         (directory / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
         inventory = directory / "inventory"
+        (directory / "vars").symlink_to(ROOT / "playbooks" / "vars")
         groups = {group: {"hosts": hosts} for group, hosts in fleet.groups.items()}
+        common = fleet.variables if fleet.apps else {"app_name": "shop", **fleet.variables}
         files = {
             "hosts.yml": json.dumps(groups),
             "group_vars/all/common.yml": json.dumps({} if name == MADE else COMMON),
-            f"group_vars/{fleet.scope}/app.yml": json.dumps({"app_name": "shop", **fleet.variables}),
+            f"group_vars/{fleet.scope}/app.yml": json.dumps(common),
             ".secrets/cache_password": "made long ago\n",
+            **{f"apps/{app}.yml": encrypted if text == "vault" else text for app, text in fleet.apps.items()},
         }
         for path, text in files.items():
             (inventory / path).parent.mkdir(parents=True, exist_ok=True)
             (inventory / path).write_text(text, encoding="utf-8")
+        (directory / "password").write_text("open sesame\n", encoding="utf-8")
+        asked = SECRETS if name == MADE else DRAIN if name in DRAINS else ASKED
         play = {
-            "vars": {"asked": SECRETS if name == MADE else ASKED},
+            "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
+            # As the plays that are about one application have it.
+            "vars_files": VARS_FILES,
             "tasks": [
                 {
                     "ansible.builtin.copy": {
@@ -435,7 +754,13 @@ def answers(
         }
         started[name] = (
             directory,
-            start(directory, [inventory / "hosts.yml"], play, XDG_CACHE_HOME="/var/cache/tests"),
+            start(
+                directory,
+                [inventory / "hosts.yml"],
+                play,
+                XDG_CACHE_HOME="/var/cache/tests",
+                ANSIBLE_VAULT_PASSWORD_FILE=str(directory / "password"),
+            ),
         )
     found = {}
     for name, (directory, process) in started.items():
@@ -448,7 +773,17 @@ def answers(
 @pytest.mark.parametrize("name", FLEETS)
 def test_every_host_knows_the_fleet_and_its_part_in_it(answers: Mapping[str, Answers], name: str) -> None:
     fleet = FLEETS[name]
-    assert answers[name].hosts == {host: {**ALWAYS, **fleet.everywhere, **own} for host, own in fleet.hosts.items()}
+    assert answers[name].hosts == {
+        host: {**ALWAYS, **fleet.reports, **fleet.everywhere, **own} for host, own in fleet.hosts.items()
+    }
+
+
+@pytest.mark.parametrize("name", DRAINS)
+def test_what_speaks_against_a_drain(answers: Mapping[str, Answers], name: str) -> None:
+    for host, own in DRAINS[name].hosts.items():
+        said = {"fleet_undrain_problems": [], **DRAINS[name].everywhere, **own}
+        # What speaks against bringing a host back speaks against taking it out.
+        assert answers[name].hosts[host] == {"fleet_drain_problems": said["fleet_undrain_problems"], **said}
 
 
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
@@ -474,6 +809,14 @@ def test_no_secret_is_made_that_an_inventory_sets(answers: Mapping[str, Answers]
     assert [path.name for path in (answers[name].directory / ".secrets").iterdir()] == ["cache_password"]
 
 
+@pytest.mark.parametrize("name", ["deploy", "history", "maintenance", "rollback", "site"])
+def test_plays_about_one_application_read_its_file(name: str) -> None:
+    plays = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text(encoding="utf-8"))
+    about = [play for play in plays if "wsgi.fleet.app" in json.dumps(play)]
+    assert about
+    assert [play["vars_files"] for play in about] == [VARS_FILES] * len(about)
+
+
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted([*ASKED, *SECRETS, *PARTS])
+    assert sorted(topology) == sorted([*ASKED, *SECRETS, *DRAIN, *PARTS])

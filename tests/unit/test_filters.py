@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wsgi.fleet.plugins.filter import build_id, python_literal, sandbox_directives, status_codes
+from ansible_collections.wsgi.fleet.plugins.filter import (
+    build_id,
+    haproxy_servers,
+    host_batches,
+    process_units,
+    python_literal,
+    release_history,
+    rollback_plan,
+    sandbox_directives,
+    settled_hosts,
+    status_codes,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +25,14 @@ from hypothesis import strategies as st
     ("module", "name"),
     [
         (build_id, "build_id"),
+        (haproxy_servers, "haproxy_servers"),
+        (host_batches, "host_batches"),
+        (process_units, "process_units"),
         (python_literal, "python_literal"),
+        (release_history, "release_history"),
+        (rollback_plan, "rollback_plan"),
         (sandbox_directives, "sandbox_directives"),
+        (settled_hosts, "settled_hosts"),
         (status_codes, "status_codes"),
     ],
 )
@@ -143,3 +160,97 @@ def test_needs_come_as_they_stand_in_an_inventory() -> None:
 def test_needs_that_no_unit_can_hold_are_refused(needs: object, message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=message):
         sandbox_directives.sandbox_directives(needs)
+
+
+#: The first columns, and the one of the status, as HAProxy writes them.
+STATISTICS = """\
+# pxname,svname,qcur,qmax,scur,smax,slim,status,weight,
+http,FRONTEND,,,3,9,20000,OPEN,,
+shop,app1,0,0,2,4,,UP 1/2,1,
+shop,app2,1,3,4,4,,NOLB,1,
+shop,app3,0,0,0,4,,no check,1,
+shop,BACKEND,0,0,6,9,2000,UP,2,
+"""
+
+
+def test_servers_of_haproxy() -> None:
+    assert haproxy_servers.haproxy_servers(STATISTICS) == [
+        {"backend": "shop", "name": "app1", "status": "UP", "sessions": 2},
+        {"backend": "shop", "name": "app2", "status": "NOLB", "sessions": 5},
+        {"backend": "shop", "name": "app3", "status": "no", "sessions": 0},
+    ]
+    assert haproxy_servers.haproxy_servers("") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["<html>\n<body>", "# pxname,svname\nshop,app1", "# pxname,svname,qcur,scur,status\na,b"]
+)
+def test_what_is_not_of_haproxy_is_refused(text: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="not the statistics of HAProxy"):
+        haproxy_servers.haproxy_servers(text)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        (1, [["a"], ["b"], ["c"]]),
+        ("50%", [["a"], ["b"], ["c"]]),
+        ([1, "100%"], [["a"], ["b", "c"]]),
+        ("3", [["a", "b", "c"]]),
+    ],
+)
+def test_hosts_are_divided_by_a_size_or_a_list_of_them(sizes: object, batches: list[list[str]]) -> None:
+    assert host_batches.host_batches(["a", "b", "c"], sizes) == batches
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="app_batch: 'all' is neither a number of hosts nor a percentage"):
+        host_batches.host_batches(["a"], "all")
+
+
+#: What release_begin returns of a host.
+STATE = {
+    "current": "r2",
+    "releases": [
+        {"release": "r2", "deploy": "D2", "activated": "2"},
+        {"release": "r1", "deploy": "D1", "activated": "1", "version": "v1"},
+    ],
+    "lock": {"deploy": "D3", "interrupted": [{"deploy": "D2", "confirmed": False}]},
+    "history": [{"deploy": "D2", "outcome": "succeeded", "by": "ada", "origin": "desk"}],
+}
+
+
+def test_filters_look_at_what_hosts_have_told() -> None:
+    assert rollback_plan.rollback_plan({"a": STATE}, "v1") == {"a": "r1"}
+    assert settled_hosts.settled_hosts({"a": STATE}) == {"a": "D2"}
+    lock = {"lock": None}
+    assert release_history.release_history({"a": STATE | lock})[1:] == [
+        "D2                     ada@desk         succeeded <- live"
+    ]
+
+
+def test_what_cannot_be_gone_back_to_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="app_rollback_to: 'v9' is none of what was in service"):
+        rollback_plan.rollback_plan({"a": STATE}, "v9")
+
+
+INSTANCE = {"name": "shop", "directory": "/srv/shop", "user": "shop", "group": "shop"}
+
+
+def test_processes_become_units_with_their_hosts() -> None:
+    entries = [
+        {"name": "worker", "command": "work", "count": 2},
+        {"name": "job", "command": "work", "schedule": "daily"},
+    ]
+    units = process_units.process_units(entries, INSTANCE)
+    assert {name: unit["hosts"] for name, unit in units.items()} == {
+        "worker-1.service": "all", "worker-2.service": "all", "job.service": "", "job.timer": "one",
+    }  # fmt: skip
+    assert all(set(unit) == {"text", "hosts"} for unit in units.values())
+
+
+def test_a_process_that_cannot_run_is_refused() -> None:
+    with pytest.raises(
+        AnsibleFilterError, match=r"^app_processes: worker: count '0' is not a whole number from 1 to 64"
+    ):
+        process_units.process_units([{"name": "worker", "command": "work", "count": 0}], INSTANCE)

@@ -63,6 +63,17 @@ def test_ipv6(root: Path) -> None:
     assert host_info(root)["ipv6"] is True
 
 
+def test_applications_are_those_with_a_release_in_service(root: Path) -> None:
+    """A folder without the link is none yet, and one whose link leads nowhere is none any more."""
+    assert host_info(root)["apps"] == []
+    for name in ("shop", "blog", "bare", "gone"):
+        (root / "srv" / name / "releases" / "a1").mkdir(parents=True)
+    for name, release in (("shop", "a1"), ("blog", "a1"), ("gone", "b2")):
+        (root / "srv" / name / "current").symlink_to(f"releases/{release}")
+    (root / "srv" / "other" / "current").mkdir(parents=True)
+    assert host_info(root)["apps"] == ["blog", "shop"]
+
+
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", 2048), ("536870912\n", 512), ("8589934592\n", 2048)])
 def test_memory_limit_counts(root: Path, limit: str, expected: int) -> None:
     """A limit below the machine's memory is what there is."""

@@ -4,11 +4,12 @@ import http.server
 import socketserver
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from ansible_collections.wsgi.fleet.plugins.module_utils import _instance as core
-from ansible_collections.wsgi.fleet.plugins.module_utils._release import Layout
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import Layout, ReleaseError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -140,14 +141,135 @@ def test_secrets_are_found_inside_urls_and_json_and_masked_longest_first() -> No
     assert text == "login ******** failed, ********, ******** for shop 1"
 
 
-def test_a_unit_is_installed_for_boot_and_removed_without_a_trace(layout: Layout) -> None:
-    assert core.install_unit(layout, "a" * 12, "[Unit]\n")
-    assert not core.install_unit(layout, "a" * 12, "[Unit]\n")
-    assert core.install_unit(layout, "a" * 12, "[Unit]\nAfter=x\n")
+def test_units_are_installed_for_boot_and_removed_without_a_trace(layout: Layout) -> None:
+    units = {"worker-1.service": "[Service]\n", "cleanup.timer": "[Timer]\n"}
+    assert core.install_units(layout, "a" * 12, "[Unit]\n", units)
+    assert not core.install_units(layout, "a" * 12, "[Unit]\n", units)
+    assert core.install_units(layout, "a" * 12, "[Unit]\nAfter=x\n", units)
+    assert core.install_units(layout, "a" * 12, "[Unit]\nAfter=x\n", {**units, "cleanup.timer": "[Timer]\n\n"})
     assert layout.wanted("a" * 12).resolve() == layout.unit("a" * 12)
-    assert core.remove_unit(layout, "a" * 12)
-    assert not core.remove_unit(layout, "a" * 12)
-    assert not list(layout.units.rglob("*.service"))
+    # A process starts at boot only once it was started here.
+    assert sorted(path.name for path in layout.units.glob("*.wants/*")) == ["shop@aaaaaaaaaaaa.service"]
+    assert core.enable(layout, "shop.cleanup@aaaaaaaaaaaa.timer")
+    assert not core.enable(layout, "shop.cleanup@aaaaaaaaaaaa.timer")
+    core.install_units(layout, "b" * 12, "[Unit]\n", {})
+    assert core.remove_units(layout, "a" * 12)
+    assert not core.remove_units(layout, "a" * 12)
+    assert (
+        sorted(path.name for path in layout.units.rglob("*") if not path.is_dir()) == ["shop@bbbbbbbbbbbb.service"] * 2
+    )
+    assert not core.disable(layout, "shop.cleanup@aaaaaaaaaaaa.timer")
+    assert core.disable(layout, "shop@bbbbbbbbbbbb.service")
+
+
+MANIFEST = {"processes": {"worker-1.service": "all", "job.service": "", "job.timer": "one"}}
+WORKER, JOB, TIMER = (f"shop.{name}" for name in ("worker-1@r.service", "job@r.service", "job@r.timer"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "primary", "here", "elsewhere"),
+    [
+        (MANIFEST, True, (WORKER, TIMER), (JOB,)),
+        (MANIFEST, False, (WORKER,), (JOB, TIMER)),
+        ({}, True, (), ()),
+        ({"processes": None}, True, (), ()),
+    ],
+)
+def test_a_manifest_tells_what_runs_on_this_host(
+    layout: Layout, manifest: dict[str, object], primary: bool, here: tuple[str, ...], elsewhere: tuple[str, ...]
+) -> None:
+    assert core.processes_of(layout, "r", manifest, primary) == core.Processes(here, elsewhere)
+
+
+class Processes(FakeSystemd):
+    """Runs what it starts, but for what is to break."""
+
+    def __init__(self, running: set[str], breaks: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self.running = set(running)
+        self.breaks = breaks
+        self.calls: list[str] = []
+
+    def state(self, unit: str) -> core.UnitState:
+        if unit in self.running:
+            return core.UnitState("failed", "failed", "exit-code", 0) if unit in self.breaks else RUNNING
+        return core.UnitState("inactive", "dead", "success", 0)
+
+    def start_and_wait(self, *units: str) -> None:
+        self.calls += [f"start {unit}" for unit in units]
+        self.running |= set(units)
+
+    def stop(self, *units: str) -> None:
+        self.calls += [f"stop {unit}" for unit in units]
+        self.running -= set(units)
+
+    def journal(self, unit: str, since: float, lines: int = 40) -> str:
+        return f"journal of {unit}"
+
+
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "running", "calls"),
+    [
+        ((WORKER, TIMER), (JOB,), set(), [f"start {WORKER}", f"start {TIMER}"]),
+        ((WORKER, TIMER), (JOB,), {WORKER, TIMER}, []),
+        # What its timer has started goes on.
+        ((WORKER, TIMER), (JOB,), {WORKER, TIMER, JOB}, []),
+        ((WORKER,), (JOB, TIMER), {WORKER, TIMER, JOB}, [f"stop {JOB}", f"stop {TIMER}"]),
+    ],
+)
+def test_processes_run_here_or_elsewhere(
+    layout: Layout, here: tuple[str, ...], elsewhere: tuple[str, ...], running: set[str], calls: list[str]
+) -> None:
+    systemd = Processes(running)
+    naps: list[float] = []
+    core.run_processes(layout, core.Processes(here, elsewhere), systemd, 1.5, sleep=naps.append)
+    assert systemd.calls == calls
+    assert naps == ([1.5] if any(call.startswith("start") for call in calls) else [])
+    assert {path.name for path in layout.units.glob("*.wants/*")} == set(here)
+    assert not core.run_processes(layout, core.Processes(here, elsewhere), systemd, 1.5, sleep=naps.append)
+
+
+def test_a_process_that_does_not_stay_up_is_told_with_its_journal(layout: Layout) -> None:
+    systemd = Processes(set(), {WORKER})
+    with pytest.raises(ReleaseError) as failure:
+        core.run_processes(layout, core.Processes((WORKER, TIMER)), systemd, 0)
+    assert str(failure.value) == (
+        "app_processes: what was started did not stay up. Its journal:\n"
+        "shop.worker-1@r.service:\njournal of shop.worker-1@r.service"
+    )
+    assert not layout.units.exists()
+
+
+def test_warm_up_asks_each_address_as_often_as_wanted(server: Server, layout: Layout) -> None:
+    gate = core.Gate(path="/200", host="shop.example.com", warmup=["/a/404", "/b/200"], warmup_requests=2, deadline=5)
+    core.pass_gate(layout, "a" * 12, gate, FakeSystemd(RUNNING))
+    assert [path for path, _host in server.seen] == ["/200", "/a/404", "/a/404", "/b/200", "/b/200"]
+    assert {host for _path, host in server.seen} == {"shop.example.com"}
+
+
+def test_an_error_at_warm_up_fails_the_gate(server: Server, layout: Layout) -> None:
+    gate = core.Gate(path="/200", warmup=["/a/500"], deadline=5)
+    with pytest.raises(core.GateFailure, match="app_warmup_paths: GET /a/500 was not answered well") as failure:
+        core.pass_gate(layout, "a" * 12, gate, FakeSystemd(RUNNING))
+    assert failure.value.answer.status == 500
+
+
+@pytest.mark.parametrize(
+    ("live", "asked", "passes"),
+    [
+        (core.Gate(path="/200"), [], True),
+        (core.Gate(path="/old/204"), ["/old/204"], True),
+        (core.Gate(path="/old/404"), ["/old/404"], False),
+        (core.Gate(path="/200", host="old.example.com"), ["/200"], True),
+        (core.Gate(path="/200", status=["201"]), ["/200"], False),
+    ],
+)
+def test_a_release_answers_what_load_balancers_still_ask_for(
+    server: Server, layout: Layout, live: core.Gate, asked: list[str], passes: bool
+) -> None:
+    message = f"load balancers still ask for GET {live.path} with the Host {live.host}"
+    with nullcontext() if passes else pytest.raises(core.GateFailure, match=message):
+        core.keep_answering(layout, "a" * 12, core.Gate(path="/200"), live)
+    assert [path for path, _host in server.seen] == asked
 
 
 def test_gate_options_that_are_not_set_keep_their_defaults() -> None:

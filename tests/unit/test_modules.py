@@ -29,23 +29,42 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsgi.fleet.plugins.action import preflight
+from ansible_collections.wsgi.fleet.plugins.action import release_begin as begin_action
 from ansible_collections.wsgi.fleet.plugins.module_utils import _instance
 from ansible_collections.wsgi.fleet.plugins.module_utils import _release as core
+from ansible_collections.wsgi.fleet.plugins.module_utils import _transaction as transaction
 from ansible_collections.wsgi.fleet.plugins.module_utils._host_info import host_info as describe
 from ansible_collections.wsgi.fleet.plugins.modules import (
     app_source,
+    certificate_served,
     host_info,
     release_activate,
+    release_begin,
     release_build,
+    release_end,
     release_info,
     release_retire,
+    release_run,
     release_stage,
+    release_undo,
     unit_dropin,
 )
 
 MODULES = (
-    app_source, host_info, release_activate, release_build, release_info, release_retire, release_stage, unit_dropin,
-)  # fmt: skip
+    app_source,
+    certificate_served,
+    host_info,
+    release_activate,
+    release_begin,
+    release_build,
+    release_end,
+    release_info,
+    release_retire,
+    release_run,
+    release_stage,
+    release_undo,
+    unit_dropin,
+)
 DIRECTORY = Path(__file__).resolve().parents[2] / "plugins" / "modules"
 
 BUILD = "b" * 12
@@ -140,7 +159,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         systemd: FakeSystemd = self.server.systemd  # type: ignore[attr-defined]
         systemd.asked.append(f"{self.headers['Host']}{self.path}")
         body = systemd.body.encode()
-        self.send_response(systemd.status)
+        self.send_response(404 if self.path in systemd.missing else systemd.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -167,6 +186,10 @@ class FakeSystemd(_instance.Systemd):
         self.log = "Listening at: unix"
         #: The state of a unit after its start, or what systemctl says against it.
         self.after_start: _instance.UnitState | core.ReleaseError = RUNNING
+        #: Further processes that do not stay up.
+        self.broken: set[str] = set()
+        #: Paths that are not answered well.
+        self.missing: set[str] = set()
         #: What instances answer.
         self.status = 200
         self.body = "state: healthy"
@@ -200,9 +223,15 @@ class FakeSystemd(_instance.Systemd):
     def state(self, unit: str) -> _instance.UnitState:
         return self.states.get(unit, STOPPED)
 
-    def active(self, pattern: str) -> list[str]:
+    def start_and_wait(self, *units: str) -> None:
+        if units:
+            self.calls.append(" ".join(["start", *units]))
+        for unit in units:
+            self.states[unit] = DEAD if unit in self.broken else RUNNING
+
+    def active(self, *patterns: str) -> list[str]:
         running = [unit for unit, state in self.states.items() if state.active == "active"]
-        return fnmatch.filter(running, pattern)
+        return [unit for unit in running if any(fnmatch.fnmatchcase(unit, pattern) for pattern in patterns)]
 
     def journal(self, unit: str, since: float, lines: int = 40) -> str:
         return self.log
@@ -233,9 +262,19 @@ def layout(tmp_path: Path) -> core.Layout:
 def systemd(layout: core.Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSystemd]:
     fake = FakeSystemd(layout)
     here = functools.partial(core.Layout, units=layout.units, run=layout.run)
-    for module in (release_activate, release_info, release_retire, release_stage):
+    life = (
+        release_activate,
+        release_begin,
+        release_end,
+        release_info,
+        release_retire,
+        release_run,
+        release_stage,
+        release_undo,
+    )
+    for module in life:
         monkeypatch.setattr(module, "Layout", here)
-    for module in (release_activate, release_info, release_retire, release_stage, unit_dropin):
+    for module in (*(module for module in life if module is not release_end), unit_dropin):
         monkeypatch.setattr(module, "Systemd", lambda: fake)
     monkeypatch.setattr(_instance, "run", no_command)
     monkeypatch.setattr(release_stage, "pwd", SimpleNamespace(getpwnam=no_account))
@@ -251,13 +290,14 @@ def make_build(layout: core.Layout, build: str = BUILD) -> None:
 def make_release(layout: core.Layout, release: str, build: str = BUILD, **environment: str) -> None:
     make_build(layout, build)
     core.create_release(layout, release, build, {}, environment, {"version": "v0"})
-    _instance.install_unit(layout, release, UNIT)
+    _instance.install_units(layout, release, UNIT, {})
 
 
 def put_live(layout: core.Layout, *releases: str) -> None:
-    """Activate releases one after another, a second apart."""
+    """Let releases be live on the whole fleet one after another, a second apart, by the deploys D0, D1, ..."""
     for number, release in enumerate(releases):
         core.activate(layout, release)
+        core.confirm(layout, release, f"D{number}")
         os.utime(layout.release(release) / core.ACTIVATED, (1000 + number, 1000 + number))
 
 
@@ -314,7 +354,8 @@ def simplified(options: Mapping[str, Arguments], nested: str) -> dict[str, objec
 
 def test_every_module_is_tested_here() -> None:
     tested = {module.__name__.rpartition(".")[2] for module in MODULES}
-    assert tested | {"preflight"} == {path.stem for path in DIRECTORY.glob("*.py")}
+    # Those of the actions hold their documentation alone.
+    assert tested | {"certificate", "preflight"} == {path.stem for path in DIRECTORY.glob("*.py")}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
@@ -348,7 +389,17 @@ def test_secrets_are_marked_as_such(module: ModuleType, secrets: list[str], monk
         (release_build, {"name": "shop"}, "missing required arguments: build, directory"),
         (release_info, {"directory": "/nowhere"}, "missing required arguments: name"),
         (release_retire, {}, "missing required arguments: directory, name"),
-        (release_stage, {"name": "shop", "directory": "/nowhere"}, "missing required arguments: build, unit, user"),
+        (release_begin, {"name": "shop"}, "missing required arguments: deploy, directory"),
+        (release_end, {"name": "shop"}, "missing required arguments: deploy, directory"),
+        (release_run, {"name": "shop", "directory": "/nowhere"}, "missing required arguments: command, task, user"),
+        (release_undo, {"name": "shop"}, "missing required arguments: deploy, directory"),
+        (release_stage, {"name": "shop", "directory": "/nowhere"}, "one of the following is required: build, release"),
+        (
+            release_stage,
+            {"name": "shop", "directory": "/nowhere", "build": "b"},
+            "missing parameter(s) required by 'build': unit, user",
+        ),
+        (certificate_served, {}, "missing required arguments: path"),
         (unit_dropin, {"name": "60-x"}, "missing required arguments: units"),
     ],
 )
@@ -382,6 +433,7 @@ def test_a_directory_becomes_one_private_archive(call: Caller, tmp_path: Path, c
         "version": "v1",
         "archive": str(archive),
         "requirement": None,
+        "commits": [],
     }
     with tarfile.open(archive) as tar:
         assert tar.getnames() == ["app.py"]
@@ -492,7 +544,9 @@ def test_a_host_without_the_application_has_nothing(
     result = call(release_info, place, check=check)
     # Newer releases of Ansible tell what a module was called with only when they are asked.
     assert result.pop("invocation", {"module_args": place}) == {"module_args": place}
-    assert result == {"changed": False, "current": None, "releases": [], "running": [], "builds": []}
+    assert result == {
+        "changed": False, "current": None, "releases": [], "running": [], "builds": [], "lock": None, "history": [],
+    }  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 
@@ -519,7 +573,7 @@ def test_releases_builds_and_instances_are_told(
 def test_what_systemd_says_against_the_question_is_the_message(
     call: Caller, systemd: FakeSystemd, place: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(_pattern: str) -> list[str]:
+    def refused(*_patterns: str) -> list[str]:
         raise core.ReleaseError("systemctl list-units: Failed to connect to bus")
 
     monkeypatch.setattr(systemd, "active", refused)
@@ -1203,6 +1257,774 @@ def test_a_stray_file_beside_the_releases_is_no_obstacle(
     assert "failed" not in call(release_retire, place)
 
 
+# release_begin, release_end and release_undo
+
+
+@pytest.fixture
+def deploy(place: dict[str, str]) -> dict[str, Any]:
+    """The arguments of a deploy's steps."""
+    return {**place, "deploy": "D8"}
+
+
+CONTROLLER = {"machine": "desk/1", "process": "12 345", "origin": "desk", "by": "ada"}
+
+
+def held(layout: core.Layout) -> transaction.Lock:
+    lock = transaction.read_lock(layout)
+    assert lock is not None
+    return lock
+
+
+def outcomes(layout: core.Layout) -> list[tuple[str, str]]:
+    return [(entry["deploy"], entry["outcome"]) for entry in transaction.history(layout)]
+
+
+def test_a_deploy_begins_with_the_lock_and_what_there_is(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    make_release(layout, OLD)
+    put_live(layout, OLD)
+    systemd.states = {f"shop@{OLD}.service": RUNNING, "shop.worker-1@x.service": RUNNING}
+    result = call(release_begin, {**deploy, "version": "v2", "controller": CONTROLLER})
+    assert result["changed"] is False
+    assert (result["current"], result["running"], result["builds"]) == (OLD, [OLD, "x"], [BUILD])
+    assert [(release["release"], release["deploy"]) for release in result["releases"]] == [(OLD, "D0")]
+    assert (result["interrupted"], result["history"]) == (None, [])
+    lock = held(layout)
+    assert result["lock"] == {**vars(lock), "interrupted": []}
+    assert (lock.deploy, lock.action, lock.version, lock.by, lock.origin) == ("D8", "deploy", "v2", "ada", "desk")
+    assert (lock.machine, lock.process, lock.previous, lock.release) == ("desk/1", "12 345", OLD, None)
+    assert call(release_begin, {**deploy, "controller": {}})["lock"] == result["lock"]
+
+
+def test_a_name_that_is_given_wins_over_the_account(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    call(release_begin, {**deploy, "by": "eve", "controller": CONTROLLER})
+    assert held(layout).by == "eve"
+    (layout.root / transaction.LOCK).unlink()
+    call(release_begin, deploy)
+    assert held(layout).by == "somebody"
+
+
+def test_check_mode_takes_no_lock(
+    call: Caller, tmp_path: Path, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    result = call(release_begin, deploy, check=True)
+    assert (result["changed"], result["lock"]) == (False, None)
+    assert list(tmp_path.iterdir()) == []
+    transaction.write_lock(layout, transaction.Lock("D7"))
+    assert call(release_begin, deploy, check=True)["lock"]["deploy"] == "D7"
+    for module in (release_end, release_undo):
+        assert call(module, {**deploy, "deploy": "D7"}, check=True)["changed"] is False
+    assert held(layout).deploy == "D7"
+
+
+def test_who_has_the_lock_is_told(call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments) -> None:
+    call(release_begin, {**deploy, "controller": CONTROLLER})
+    result = call(release_begin, {**deploy, "deploy": "D9"})
+    assert result["failed"] is True
+    assert result["msg"].startswith("Another deploy is under way: deploy D8, by ada on desk since ")
+    assert result["msg"].endswith("-e app_break_lock=D8")
+    assert (result["locked"]["machine"], result["locked"]["process"]) == ("desk/1", "12 345")
+    assert held(layout).deploy == "D8"
+    result = call(release_begin, {**deploy, "deploy": "D9", "break_lock": "D8"})
+    assert (result["interrupted"]["deploy"], result["interrupted"]["by"]) == ("D8", "ada")
+    assert (held(layout).deploy, outcomes(layout)) == ("D9", [("D8", "interrupted")])
+
+
+def test_a_lease_that_is_over_frees_the_lock(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    call(release_begin, deploy)
+    os.utime(layout.root / transaction.LOCK, (1000, 1000))
+    assert call(release_begin, {**deploy, "deploy": "D9"})["interrupted"]["deploy"] == "D8"
+
+
+@pytest.mark.parametrize(("live", "previous", "mark"), [("", OLD, None), ("D8", OLDER, "D8")])
+def test_a_deploy_answers_for_one_that_was_cut_short(
+    call: Caller,
+    layout: core.Layout,
+    systemd: FakeSystemd,
+    deploy: Arguments,
+    live: str,
+    previous: str,
+    mark: str | None,
+) -> None:
+    for release in (OLD, OLDER):
+        make_release(layout, release)
+    put_live(layout, OLD)
+    call(release_begin, deploy)
+    core.activate(layout, OLDER)
+    mine = {**deploy, "deploy": "D9", "break_lock": "D8"}
+    assert call(release_begin, mine)["lock"]["interrupted"][0]["deploy"] == "D8"
+    result = call(release_begin, {**mine, "settle": True, "live": live})
+    assert (result["interrupted"]["deploy"], result["lock"]["interrupted"]) == ("D8", [])
+    assert (held(layout).previous, core.read_state(layout).deploys.get(OLDER)) == (previous, mark)
+
+
+def test_a_deploy_ends_with_a_line_in_the_history(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    assert call(release_end, deploy)["ended"] is False
+    call(release_begin, deploy)
+    assert call(release_end, {**deploy, "deploy": "D7"})["ended"] is False
+    result = call(release_end, deploy)
+    assert (result["changed"], result["ended"]) == (False, True)
+    assert (transaction.read_lock(layout), outcomes(layout)) == (None, [("D8", "succeeded")])
+    call(release_begin, {**deploy, "deploy": "D9"})
+    assert call(release_end, {**deploy, "deploy": "D9", "record": False})["ended"] is True
+    assert outcomes(layout) == [("D8", "succeeded")]
+
+
+def no_room(*_arguments: object, **_more: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("module", [release_end, release_undo])
+def test_a_full_disk_does_not_keep_the_lock(
+    call: Caller,
+    layout: core.Layout,
+    systemd: FakeSystemd,
+    deploy: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+) -> None:
+    call(release_begin, deploy)
+    monkeypatch.setattr(module, "record", no_room)
+    result = call(module, deploy)
+    if module is release_end:
+        assert result["msg"] == "[Errno 28] No space left on device"
+    else:
+        assert result["notes"] == ["the history could not be written: [Errno 28] No space left on device"]
+    assert transaction.read_lock(layout) is None
+
+
+def test_a_host_that_took_no_part_has_nothing_to_undo(
+    call: Caller, tmp_path: Path, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    result = call(release_undo, deploy)
+    assert (result["changed"], result["undone"], result["flipped"], result["current"]) == (False, False, False, None)
+    assert list(tmp_path.iterdir()) == []
+    call(release_begin, {**deploy, "deploy": "D9"})
+    assert call(release_undo, deploy)["undone"] is False
+    assert held(layout).deploy == "D9"
+
+
+@pytest.fixture
+def flipped(layout: core.Layout, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A host on which a deploy has made OLDER, and flipped to it; how long release_undo waited."""
+    for release in (OLD, OLDER):
+        make_release(layout, release)
+        systemd.states[f"shop@{release}.service"] = RUNNING
+    core.write_file(layout.permit(OLDER), "", 0o644)
+    put_live(layout, OLD)
+    transaction.write_lock(layout, transaction.Lock("D8", previous=OLD, release=OLDER, created=True))
+    core.activate(layout, OLDER)
+    naps: list[float] = []
+    monkeypatch.setattr(release_undo, "time", SimpleNamespace(sleep=naps.append))
+    return naps
+
+
+def test_a_host_is_put_back_as_it_was(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, flipped: list[float]
+) -> None:
+    result = call(release_undo, {**deploy, "reason": "at 'Check'", "drain": 1.5})
+    assert {name: result[name] for name in ("changed", "current", "undone", "flipped", "notes")} == {
+        "changed": True, "current": OLD, "undone": True, "flipped": True, "notes": [],
+    }  # fmt: skip
+    assert systemd.calls == [f"stop shop@{OLDER}.service", "reload"]
+    assert flipped == [1.5]
+    assert core.read_state(layout).releases == (OLD,)
+    assert not layout.unit(OLDER).exists()
+    assert not layout.permit(OLDER).exists()
+    assert transaction.read_lock(layout) is None
+    assert [(entry["outcome"], entry["reason"]) for entry in transaction.history(layout)] == [("failed", "at 'Check'")]
+    assert call(release_undo, deploy)["changed"] is False
+
+
+def test_a_release_that_was_there_before_stays(
+    call: Caller, layout: core.Layout, deploy: Arguments, flipped: list[float]
+) -> None:
+    transaction.write_lock(layout, transaction.Lock("D8", "rollback", previous=OLD, release=OLDER))
+    call(release_undo, deploy)
+    assert core.read_state(layout).releases == (OLD, OLDER)
+    assert layout.unit(OLDER).is_file()
+    assert not layout.permit(OLDER).exists()
+
+
+def test_an_instance_that_was_stopped_is_started_before_the_flip_back(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, flipped: list[float]
+) -> None:
+    del systemd.states[f"shop@{OLD}.service"]
+    result = call(release_undo, deploy)
+    assert (result["current"], result["notes"]) == (OLD, [])
+    assert systemd.calls[0] == f"start shop@{OLD}.service"
+    assert systemd.asked == ["localhost/"]
+
+
+def test_an_instance_that_does_not_come_back_is_told(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, flipped: list[float]
+) -> None:
+    del systemd.states[f"shop@{OLD}.service"]
+    systemd.after_start = DEAD
+    result = call(release_undo, deploy)
+    assert result["notes"] == [f"release {OLD} does not come up again: the instance died while it started (exit-code)"]
+    assert (result["current"], core.read_state(layout).current) == (OLD, OLD)
+    assert transaction.read_lock(layout) is None
+
+
+def test_the_first_deploy_leaves_nothing_live(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, flipped: list[float]
+) -> None:
+    transaction.write_lock(layout, transaction.Lock("D8", previous=None, release=OLDER, created=True))
+    result = call(release_undo, deploy)
+    assert (result["current"], result["flipped"]) == (None, True)
+    assert not layout.current.is_symlink()
+    assert core.read_state(layout).releases == (OLD,)
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {"previous": OLD, "release": OLDER, "created": True, "confirmed": True},
+        # Somebody has removed what it would go back to.
+        {"previous": OLDEST, "release": OLDER, "created": True},
+    ],
+)
+def test_what_is_live_for_good_stays_live(
+    call: Caller, layout: core.Layout, deploy: Arguments, flipped: list[float], lock: Arguments
+) -> None:
+    transaction.write_lock(layout, transaction.Lock("D8", **lock))
+    result = call(release_undo, deploy)
+    assert (result["current"], result["flipped"], result["undone"]) == (OLDER, False, True)
+    assert core.read_state(layout).releases == (OLD, OLDER)
+
+
+def test_before_it_has_answered_for_another_a_deploy_leaves_the_host_as_that_one_did(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, flipped: list[float]
+) -> None:
+    call(release_begin, {**deploy, "deploy": "D9", "break_lock": "D8"})
+    result = call(release_undo, {**deploy, "deploy": "D9"})
+    assert (result["changed"], result["undone"], result["flipped"], result["current"]) == (False, True, False, OLDER)
+    lock = held(layout)
+    assert (lock.deploy, lock.previous, lock.release, lock.created, lock.interrupted) == ("D8", OLD, OLDER, True, ())
+    assert outcomes(layout) == [("D8", "interrupted"), ("D9", "failed")]
+    # The one that it is given back to is dead: the next deploy need not wait.
+    assert call(release_begin, {**deploy, "deploy": "DA"})["lock"]["previous"] == OLD
+
+
+# The action release_begin
+
+LOCKED: Mapping[str, Any] = {"deploy": "D7", "machine": begin_action.machine(), "process": ""}
+
+
+@pytest.mark.parametrize(
+    ("machine", "process", "died"),
+    [
+        (None, begin_action.process(os.getpid()), False),
+        (None, f"{os.getpid()} 1", True),
+        (None, "999999999 1", True),
+        ("another", "999999999 1", False),
+        (None, "", False),
+        (None, "x 1", False),
+    ],
+)
+def test_only_a_process_of_this_machine_is_known_to_be_gone(machine: str | None, process: str, died: bool) -> None:
+    lock = {**LOCKED, "process": process, **({"machine": machine} if machine else {})}
+    assert begin_action.has_died(lock) is died
+
+
+def test_where_processes_cannot_be_told_nobody_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(begin_action, "process", lambda _number: "")
+    assert not begin_action.has_died({**LOCKED, "process": "999999999 1"})
+
+
+def test_a_process_without_a_name_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has neither /proc nor ps."""
+
+    def nothing(*_arguments: object, **_more: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(begin_action, "Path", nothing)
+    monkeypatch.setattr(begin_action, "subprocess", SimpleNamespace(run=nothing))
+    assert begin_action.process(os.getpid()) == ""
+
+
+def test_a_process_keeps_its_name_and_another_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = begin_action.process(os.getpid())
+    assert name == begin_action.process(os.getpid())
+    assert name.startswith(f"{os.getpid()} ")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert begin_action.process(child.pid).partition(" ")[2] != name.partition(" ")[2]
+        child.kill()
+    assert begin_action.process(child.pid) == ""
+
+
+@pytest.mark.parametrize(
+    ("answers", "breaks"),
+    [
+        ([{"changed": False}], []),
+        ([{"failed": True, "locked": {**LOCKED, "process": "999999999 1"}}, {"changed": False}], ["D7"]),
+        ([{"failed": True, "locked": {**LOCKED, "process": begin_action.process(os.getpid())}}], []),
+        ([{"failed": True, "msg": "unreachable"}], []),
+    ],
+)
+def test_the_lock_of_a_dead_run_is_taken_over(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Result], breaks: list[str]
+) -> None:
+    asked: list[Result] = []
+    left = list(answers)
+
+    def execute(_self: object, module_args: Result, task_vars: object) -> Result:
+        asked.append(module_args)
+        return left.pop(0)
+
+    monkeypatch.setattr(begin_action.ActionModule, "_execute_module", execute)
+    monkeypatch.setenv("SUDO_USER", "ada")
+    task = SimpleNamespace(args={"name": "shop", "deploy": "D8"}, async_val=0, check_mode=False, action="x")
+    connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="unused"))
+    result = begin_action.ActionModule(task, connection, None, None, None).run(task_vars={})
+    assert result == answers[-1]
+    assert left == []
+    assert [arguments["break_lock"] for arguments in asked if "break_lock" in arguments] == breaks
+    for arguments in asked:
+        controller = arguments["controller"]
+        assert (controller["by"], controller["machine"]) == ("ada", begin_action.machine())
+        assert controller["process"] == begin_action.process(os.getppid())
+
+
+# Steps of a deploy
+
+
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [
+        (release_activate, {"release": OLD}),
+        (release_retire, {}),
+        (release_run, {"task": "migrate", "command": "true", "user": "shop"}),
+        (release_stage, STAGE),
+    ],
+)
+def test_a_step_without_its_lock_does_nothing(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments, module: ModuleType, more: Arguments
+) -> None:
+    make_release(layout, OLD)
+    assert call.fails(module, {**more, **deploy}) == (
+        "deploy D8 has lost its lock on this host; now nobody has it. Nothing more is done here."
+    )
+    assert systemd.calls == []
+    assert not layout.current.is_symlink()
+
+
+def test_the_lock_remembers_what_was_staged(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments, deploy: Arguments
+) -> None:
+    call(release_begin, {**deploy, "by": "ada"})
+    for _turn in range(2):
+        call(release_stage, {**staged, "deploy": "D8"})
+        lock = held(layout)
+        # It was there at the second time, and is still this deploy's to take away.
+        assert (lock.release, lock.created, lock.version, lock.previous) == (RELEASE, True, "v1", None)
+    assert core.manifest_of(layout, RELEASE)["by"] == "ada"
+
+
+def test_the_lock_remembers_what_fails(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments, deploy: Arguments
+) -> None:
+    call(release_begin, deploy)
+    systemd.after_start = DEAD
+    call.fails(release_stage, {**staged, "deploy": "D8"})
+    assert (held(layout).release, held(layout).created) == (RELEASE, True)
+    assert call(release_undo, deploy)["undone"] is True
+
+
+UNITS = {
+    "worker-1.service": {"text": "[Service]\n", "hosts": "all"},
+    "job.service": {"text": "[Service]\n", "hosts": ""},
+    "job.timer": {"text": "[Timer]\n", "hosts": "one"},
+}
+WORKER, JOB, TIMER = (
+    f"shop.{name}" for name in (f"worker-1@{OLDER}.service", f"job@{OLDER}.service", f"job@{OLDER}.timer")
+)
+
+
+def test_units_of_processes_are_laid_down_and_not_started(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments
+) -> None:
+    result = call(release_stage, {**staged, "units": UNITS})
+    release = result["release"]
+    assert release != RELEASE
+    assert core.manifest_of(layout, release)["processes"] == {
+        "worker-1.service": "all", "job.service": "", "job.timer": "one",
+    }  # fmt: skip
+    assert sorted(path.name for path in layout.units.glob("shop.*")) == [
+        f"shop.job@{release}.service", f"shop.job@{release}.timer", f"shop.worker-1@{release}.service",
+    ]  # fmt: skip
+    assert systemd.calls == ["reload", f"start shop@{release}.service"]
+    assert [diff["after_header"].partition(" of")[0] for diff in result["diff"]][-3:] == sorted(UNITS)
+
+
+@pytest.mark.parametrize("unit", ["text", {}, {"text": 5, "hosts": "all"}, {"text": "[Unit]\n"}])
+def test_units_are_those_of_the_filter(call: Caller, systemd: FakeSystemd, staged: Arguments, unit: object) -> None:
+    assert call.fails(release_stage, {**staged, "units": {"a.service": unit}}) == (
+        "units: a.service is not what the filter process_units makes"
+    )
+    assert systemd.calls == []
+
+
+def test_warm_up_and_pace_do_not_name_a_release(call: Caller, systemd: FakeSystemd, staged: dict[str, Any]) -> None:
+    gate = staged["gate"] | {"warmup": ["/a", "/b"], "warmup_requests": 2, "interval": 0.01, "deadline": 5}
+    assert call(release_stage, staged | {"gate": gate})["release"] == RELEASE
+    assert systemd.asked == [f"localhost{path}" for path in ("/health", "/a", "/a", "/b", "/b")]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_new_release_answers_what_the_live_one_is_asked(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: dict[str, Any], passes: bool
+) -> None:
+    call(release_stage, staged | {"gate": {"path": "/old", "deadline": 5}})
+    (first,) = core.read_state(layout).releases
+    put_live(layout, first)
+    systemd.asked.clear()
+    if not passes:
+        systemd.missing = {"/old"}
+    result = call(release_stage, staged | {"gate": {"path": "/new", "deadline": 5, "keep_answering": True}})
+    assert systemd.asked == ["localhost/new", "localhost/old"]
+    assert result.get("failed", False) is not passes
+    if not passes:
+        assert "load balancers still ask for GET /old with the Host localhost" in result["msg"]
+        assert core.read_state(layout).releases == (first,)
+
+
+@pytest.fixture
+def earlier(call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments) -> dict[str, Any]:
+    """Let RELEASE be one that was live before OLD; return the arguments that stage it again."""
+    call(release_stage, staged)
+    make_release(layout, OLD)
+    put_live(layout, RELEASE, OLD)
+    systemd.close()
+    layout.socket(RELEASE).unlink()
+    layout.socket(RELEASE).parent.rmdir()
+    systemd.states = {f"shop@{OLD}.service": RUNNING}
+    systemd.calls.clear()
+    systemd.asked.clear()
+    layout.permit(RELEASE).unlink()
+    return {
+        "name": "shop",
+        "directory": str(layout.root),
+        "release": RELEASE,
+        "gate": {"deadline": 0.2, "interval": 0.02},
+    }
+
+
+def test_a_release_is_staged_again_as_it_is(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, earlier: dict[str, Any]
+) -> None:
+    before = snapshot(layout.release(RELEASE))
+    assert call(release_stage, earlier, check=True)["changed"] is True
+    assert systemd.calls == []
+    call(release_begin, {"name": "shop", "directory": str(layout.root), "deploy": "D8", "action": "rollback"})
+    result = call(release_stage, {**earlier, "deploy": "D8"})
+    assert (result["release"], result["created"], result["previous"], result["live"]) == (RELEASE, False, OLD, False)
+    assert result["deploy"] == ""
+    assert [diff["after_header"] for diff in result["diff"]] == [f"environment of release {RELEASE}"]
+    assert systemd.calls == [f"start shop@{RELEASE}.service"]
+    # What it must answer is its own, and not today's.
+    assert systemd.asked == ["localhost/health"]
+    assert snapshot(layout.release(RELEASE)) == before
+    assert layout.permit(RELEASE).is_file()
+    lock = held(layout)
+    assert (lock.release, lock.created, lock.version, lock.previous) == (RELEASE, False, "v1", OLD)
+    assert PASSWORD not in call.shown
+
+
+def test_a_release_that_fails_when_it_is_staged_again_is_stopped_and_kept(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, earlier: dict[str, Any]
+) -> None:
+    systemd.status, systemd.log = 503, f"cannot connect with {PASSWORD}"
+    message = call.fails(release_stage, earlier)
+    assert message.endswith(
+        "cannot connect with ********\nIt got no traffic and was stopped; the release before it goes on."
+    )
+    assert systemd.calls == [f"start shop@{RELEASE}.service", f"stop shop@{RELEASE}.service"]
+    assert core.read_state(layout).releases == (OLD, RELEASE)
+    assert not layout.permit(RELEASE).exists()
+    assert PASSWORD not in call.shown
+
+
+def test_a_release_that_was_removed_cannot_be_staged_again(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, earlier: dict[str, Any]
+) -> None:
+    assert call.fails(release_stage, earlier | {"release": OLDEST}) == (
+        f"release {OLDEST} is not on this host any more: deploy its version again"
+    )
+    layout.unit(RELEASE).unlink()
+    assert call.fails(release_stage, earlier) == (
+        f"release {RELEASE} is not on this host any more: deploy its version again"
+    )
+    assert systemd.calls == []
+
+
+# Processes
+
+
+@pytest.fixture
+def working(layout: core.Layout, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OLD is live, and OLDER, which has processes, runs beside it."""
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    make_release(layout, OLD)
+    texts = {name: unit["text"] for name, unit in UNITS.items()}
+    manifest = {"version": "v1", "processes": {name: unit["hosts"] for name, unit in UNITS.items()}}
+    core.create_release(layout, OLDER, BUILD, {}, {"DSN": PASSWORD}, manifest)
+    _instance.install_units(layout, OLDER, UNIT, texts)
+    systemd.states = {f"shop@{release}.service": RUNNING for release in (OLD, OLDER)}
+    put_live(layout, OLD)
+
+
+@pytest.mark.usefixtures("working")
+@pytest.mark.parametrize(("primary", "units"), [(True, [TIMER, WORKER]), (False, [WORKER])])
+def test_processes_start_with_the_flip_where_they_belong(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any], primary: bool, units: list[str]
+) -> None:
+    arguments = place | {"release": OLDER, "primary": primary}
+    assert call(release_activate, arguments)["changed"] is True
+    assert systemd.calls == [" ".join(["start", *units])]
+    assert [layout.wanted_unit(unit).is_symlink() for unit in (WORKER, TIMER)] == [True, primary]
+    assert call(release_activate, arguments)["changed"] is False
+    # The host for what runs on one host is another one now.
+    assert call(release_activate, place | {"release": OLDER, "primary": not primary})["changed"] is True
+    assert layout.wanted_unit(TIMER).is_symlink() is not primary
+    assert (TIMER in systemd.states) is not primary
+
+
+@pytest.mark.usefixtures("working")
+def test_a_process_that_does_not_stay_up_fails_with_its_journal_and_without_secrets(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any]
+) -> None:
+    systemd.broken, systemd.log = {WORKER}, f"login with {PASSWORD} failed"
+    result = call(release_activate, place | {"release": OLDER, "settle": 0})
+    assert result["failed"] is True
+    assert result["msg"] == (
+        f"app_processes: what was started did not stay up. Its journal:\n{WORKER}:\nlogin with ******** failed"
+    )
+    assert result["previous"] == OLD
+    assert PASSWORD not in call.shown
+    # Undoing it is up to the play, on every host.
+    assert core.read_state(layout).current == OLDER
+
+
+@pytest.mark.usefixtures("working")
+def test_a_release_is_settled_when_all_that_belongs_here_runs(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any]
+) -> None:
+    again = place | {"release": OLDER}
+    assert call(release_stage, again, check=True)["settled"] is False
+    call(release_activate, place | {"release": OLDER, "primary": True})
+    core.confirm(layout, OLDER, "D5")
+    result = call(release_stage, again | {"primary": True}, check=True)
+    assert (result["live"], result["settled"], result["deploy"], result["changed"]) == (True, True, "D5", False)
+    assert call(release_stage, again, check=True)["settled"] is False
+    del systemd.states[WORKER]
+    assert call(release_stage, again | {"primary": True}, check=True)["settled"] is False
+
+
+@pytest.mark.usefixtures("working")
+def test_processes_of_another_release_end_with_it(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any], naps: list[float]
+) -> None:
+    call(release_activate, place | {"release": OLDER, "primary": True})
+    call(release_activate, place | {"release": OLD})
+    systemd.states[JOB] = RUNNING
+    systemd.calls.clear()
+    result = call(release_retire, place)
+    assert set(result["stopped"]) == {f"shop@{OLDER}.service", WORKER, JOB, TIMER}
+    assert sorted(path.name for path in layout.units.glob("*.wants/*")) == [f"shop@{OLD}.service"]
+    # It was never live on the whole fleet.
+    assert list(layout.units.glob("shop.*")) == []
+
+
+@pytest.mark.usefixtures("working")
+def test_undoing_brings_the_processes_back_and_hides_secrets(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, deploy: Arguments
+) -> None:
+    core.activate(layout, OLD)
+    transaction.write_lock(layout, transaction.Lock("D8", previous=OLDER, release=OLD))
+    systemd.broken, systemd.log = {WORKER}, f"login with {PASSWORD} failed"
+    result = call(release_undo, {**deploy, "primary": True, "drain": 0})
+    assert result["current"] == OLDER
+    assert f"start {TIMER} {WORKER}" in systemd.calls
+    (text,) = result["notes"]
+    assert "login with ******** failed" in text
+    assert PASSWORD not in call.shown
+
+
+# Retiring what a deploy has brought
+
+
+@pytest.mark.usefixtures("several")
+def test_a_release_is_confirmed_with_its_deploy(call: Caller, layout: core.Layout, deploy: dict[str, Any]) -> None:
+    core.activate(layout, RELEASE)
+    lock = transaction.Lock("D8", previous=OLD, release=RELEASE, created=True)
+    transaction.write_lock(layout, lock)
+    arguments = deploy | {"confirm": "D8", "keep": 2}
+    assert call(release_retire, arguments, check=True)["changed"] is True
+    assert held(layout) == lock
+    result = call(release_retire, arguments)
+    assert (result["changed"], result["releases"]) == (True, [OLDEST])
+    state = core.read_state(layout)
+    assert (state.releases, state.deploys[RELEASE]) == ((RELEASE, OLD, OLDER), "D8")
+    assert (held(layout).confirmed, held(layout).label) == (True, "D8")
+    assert call(release_retire, arguments)["changed"] is False
+
+
+@pytest.mark.usefixtures("several")
+def test_a_release_that_is_back_is_the_youngest_again(
+    call: Caller, layout: core.Layout, deploy: dict[str, Any]
+) -> None:
+    core.activate(layout, OLDEST)
+    transaction.write_lock(layout, transaction.Lock("D8", "rollback", previous=OLD, release=OLDEST))
+    result = call(release_retire, deploy | {"confirm": "D0", "keep": 1})
+    assert result["releases"] == [OLDER, RELEASE]
+    assert core.read_state(layout).releases == (OLDEST, OLD)
+    assert (held(layout).confirmed, held(layout).label) == (True, "D0")
+
+
+@pytest.mark.usefixtures("several")
+def test_what_was_live_already_is_not_confirmed_again(
+    call: Caller, layout: core.Layout, deploy: dict[str, Any]
+) -> None:
+    transaction.write_lock(layout, transaction.Lock("D8", previous=OLD))
+    call(release_retire, deploy | {"confirm": "D2"})
+    assert (layout.release(OLD) / core.ACTIVATED).stat().st_mtime == 1002
+    assert held(layout).confirmed is False
+
+
+# release_run
+
+
+class Runs:
+    """Stands for systemd-run."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.status = 0
+        self.output = "done\n"
+
+    def __call__(self, command: list[str], **_more: object) -> SimpleNamespace:
+        self.commands.append(command)
+        (printed,) = (word for word in command if word.startswith("--property=StandardOutput=truncate:"))
+        Path(printed.partition("truncate:")[2]).write_text(self.output)
+        return SimpleNamespace(returncode=self.status, stdout="")
+
+
+@pytest.fixture
+def runs(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    fake = Runs()
+    names = {"PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT, "DEVNULL": subprocess.DEVNULL}
+    monkeypatch.setattr(release_run, "subprocess", SimpleNamespace(run=fake, **names))
+    return fake
+
+
+MIGRATE: Mapping[str, Any] = {"task": "migrate", "command": "flask db upgrade '$X' 'a b'", "user": "shop"}
+
+
+def test_a_command_runs_in_the_release_and_confined(
+    call: Caller, layout: core.Layout, runs: Runs, place: dict[str, Any]
+) -> None:
+    make_release(layout, OLD, DSN=PASSWORD)
+    runs.output = f"migrated with {PASSWORD}\n"
+    more = {"release": OLD, "sandbox": ["NoNewPrivileges=yes"], "environment": {"APP_NAME": "shop"}, "timeout": 90}
+    result = call(release_run, {**place, **MIGRATE, **more})
+    assert (result["changed"], result["output"]) == (True, "migrated with ********")
+    assert result["diff"] == {"prepared": "migrate: flask db upgrade '$X' 'a b'\n"}
+    (command,) = runs.commands
+    target = layout.release(OLD)
+    # Without a pipe to the module, with which the command would break.
+    assert command[:6] == [
+        "systemd-run", "--quiet", "--wait", "--collect", "--service-type=exec",
+        "--unit=shop.run-migrate.service",
+    ]  # fmt: skip
+    assert command[command.index("--") :] == ["--", "/usr/bin/env", "flask", "db", "upgrade", "$$X", "a b"]
+    properties = [word.removeprefix("--property=") for word in command if word.startswith("--property=")]
+    assert set(properties) >= {
+        "User=shop", "Group=shop", f"WorkingDirectory={target}/build/code", f"EnvironmentFile={target}/env",
+        "RuntimeMaxSec=90", "NoNewPrivileges=yes",
+    }  # fmt: skip
+    assert f"--setenv=PATH={target}/build/venv/bin:/usr/local/bin:/usr/bin:/bin" in command
+    assert {"--setenv=APP_NAME=shop", f"--setenv=APP_RELEASE={OLD}"} <= set(command)
+    assert PASSWORD not in call.shown
+    assert not any(PASSWORD in word for word in command)
+
+
+def test_a_command_without_a_release_has_no_settings(
+    call: Caller, layout: core.Layout, runs: Runs, place: dict[str, Any]
+) -> None:
+    call(release_run, {**place, **MIGRATE})
+    (command,) = runs.commands
+    assert f"--property=WorkingDirectory={layout.root}" in command
+    assert not any("EnvironmentFile" in word for word in command)
+
+
+def test_a_command_that_fails_says_what_it_printed(
+    call: Caller, layout: core.Layout, runs: Runs, place: dict[str, Any]
+) -> None:
+    make_release(layout, OLD, DSN=PASSWORD)
+    runs.status, runs.output = 3, f"no table, {PASSWORD}"
+    assert call.fails(release_run, {**place, **MIGRATE, "release": OLD, "command": "flask db upgrade"}) == (
+        "migrate: 'flask db upgrade' ended with status 3 (it may take 600 s). It printed:\nno table, ********"
+    )
+    runs.output = ""
+    assert call.fails(release_run, {**place, **MIGRATE}).endswith("It printed:\n(nothing)")
+
+
+def test_check_mode_runs_nothing(call: Caller, layout: core.Layout, runs: Runs, deploy: dict[str, Any]) -> None:
+    result = call(release_run, {**deploy, **MIGRATE, "release": OLDEST}, check=True)
+    assert (result["changed"], result["output"], runs.commands) == (True, "", [])
+    assert not layout.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"command": "a 'b"}, "'a 'b' is not a command: No closing quotation"),
+        ({"command": ""}, "'' is not a command: write a program and its arguments in one line"),
+        ({"task": "a b"}, "task: 'a b' is not a plain name"),
+        ({"task": "../x"}, "task: '../x' is not a plain name"),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_a_command_that_cannot_run_is_refused(
+    call: Caller, runs: Runs, place: dict[str, Any], change: Arguments, message: str, check: bool
+) -> None:
+    assert call.fails(release_run, {**place, **MIGRATE, **change}, check=check) == message
+    assert runs.commands == []
+
+
+def test_a_command_waits_for_the_one_before(
+    call: Caller, systemd: FakeSystemd, runs: Runs, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = "shop.run-migrate.service"
+    systemd.states[unit] = RUNNING
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            assert runs.commands == []
+            del systemd.states[unit]
+
+    clock = iter(range(100))
+    monkeypatch.setattr(release_run, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: float(next(clock))))
+    call(release_run, {**place, **MIGRATE})
+    assert (naps, len(runs.commands)) == ([0.5, 0.5, 0.5], 1)
+    systemd.states[unit] = RUNNING
+    assert call.fails(release_run, {**place, **MIGRATE, "timeout": 1}) == (
+        "shop.run-migrate.service still runs, left by an earlier deploy: see 'systemctl status "
+        "shop.run-migrate.service' on the host"
+    )
+
+
 # unit_dropin
 
 NGINX, HAPROXY = "nginx.service", "haproxy.service"
@@ -1506,6 +2328,9 @@ def test_hosts_that_answered_well_pass(action: Action) -> None:
     [
         (answered(__fleet_nginx_port="8080"), "port: 8080 of app1 is in use by 'apache2', where nginx has to listen: "
          "stop and disable that service, or move it to another port. Nothing was touched."),
+        (answered(group_names=["load_balancer"], fleet_load_balancer_tls=True, load_balancer_tls_port=8080),
+         "port: 8080 of app1 is in use by 'apache2', where load_balancer_tls has to listen: stop and disable that "
+         "service, or move it to another port. Nothing was touched."),
         (answered(fleet_host_info={"msg": "timed out", "module_stderr": ""}), "ansible_host: app1 cannot be reached: "
          "timed out. See that the address, the account and the key are right (ansible app1 -m ping), or leave the host "
          "out with --limit. Nothing was touched."),
@@ -1525,8 +2350,8 @@ def test_the_stages_are_those_of_the_documentation(action: Action) -> None:
         importlib.import_module("ansible_collections.wsgi.fleet.plugins.modules.preflight").DOCUMENTATION
     )
     (option,) = documentation["options"].values()
-    assert (option["choices"], option["default"]) == (["inventory", "hosts"], "inventory")
-    with pytest.raises(AnsibleError, match=r"^stage: 'host' is unknown: write inventory or hosts"):
+    assert (option["choices"], option["default"]) == (["inventory", "app", "hosts"], "inventory")
+    with pytest.raises(AnsibleError, match=r"^stage: 'host' is unknown: write inventory, app or hosts"):
         action({"stage": "host"}, {})
 
 

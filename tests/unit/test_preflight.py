@@ -1,12 +1,14 @@
 """The preflight check: what cannot work is named with variable, value and remedy, all of it at once."""
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wsgi.fleet.plugins.action.preflight import REQUIRED, read_specs
 from ansible_collections.wsgi.fleet.plugins.module_utils import _preflight as core
+from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import issue, make_authority
 
 SPECS = read_specs(Path(__file__).resolve().parents[2] / "roles")
 GOOD = {"app_name": "shop", "app_source": "pypi:httpbin==0.10.2", "app_module": "httpbin:app"}
@@ -80,6 +82,9 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_health_status", ["399-200"], "'399-200' is no status code"),
         ("app_health_status", [200, "2xx"], "'2xx' is no status code"),
         ("app_health_status", 200, "200 is not a list"),
+        ("app_maintenance_allow", ["office"], "'office' is neither an address nor a network"),
+        ("app_maintenance_allow", ["203.0.113.0/33"], "'203.0.113.0/33' is neither an address nor a network"),
+        ("app_maintenance_retry_after", 0, "0 must be a number above 0"),
         ("app_health_path", "health", "'health' is not a request target: it starts with a slash"),
         ("app_health_path", "/a b", "'/a b' is not a request target"),
         ("app_health_host", "a b", "'a b' is not a host name"),
@@ -298,3 +303,265 @@ def test_one_host_can_have_several_problems() -> None:
 )  # fmt: skip
 def test_problems_are_one_message(problems: list[tuple[str, str]], text: str) -> None:
     assert core.render([core.Problem(*problem) for problem in problems], "Nothing was touched.") == text
+
+
+# TLS
+
+TLS_SETTINGS = {"fleet_tls": "provided", "certificate_file": "shop.crt", "certificate_key_file": "shop.key"}
+
+
+def check_tls(base: str = "", **settings: Any) -> list[str]:
+    variables = {**GOOD, "app_host_names": ["shop.example.com"]}
+    balancer = host("lb1", ("load_balancer",), "10.0.0.9", variables=settings, base=base)
+    return check(host(variables=variables), balancer)
+
+
+def test_a_provided_certificate_is_checked_before_anything_is_touched(tmp_path: Path) -> None:
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    authority = make_authority(100, now)
+    pair = issue(authority, ["shop.example.com"], [], 60, now)
+    (tmp_path / "shop.crt").write_text(pair.certificate)
+    (tmp_path / "shop.key").write_text(pair.key)
+    assert check_tls(str(tmp_path), **TLS_SETTINGS) == []
+    texts = {"certificate_text": pair.certificate, "certificate_key_text": pair.key}
+    assert check_tls(fleet_tls="provided", **texts) == []
+    (said,) = check_tls(str(tmp_path), **TLS_SETTINGS, certificate_host_names=["www.example.com"])
+    assert f"certificate_file: {tmp_path}/shop.crt is for shop.example.com, and not for www.example.com: name" in said
+    (tmp_path / "shop.key").write_text(authority.key)
+    (said,) = check_tls(str(tmp_path), **TLS_SETTINGS)
+    assert said.startswith(f"certificate_key_file: {tmp_path}/shop.key is not the key of {tmp_path}/shop.crt: name")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fleet_tls": "acme"}, "fleet_tls: 'acme' is unknown: write none, self_signed or provided"),
+        ({"fleet_tls": None}, "fleet_tls: None is unknown: write none, self_signed or provided"),
+        ({"fleet_tls": "provided"}, "certificate_file: is not set: write a path on the controller, or the text itself"),
+        ({**TLS_SETTINGS}, "certificate_file: /nowhere/shop.crt cannot be read (No such file or directory): write"),
+    ],
+)
+def test_tls_that_cannot_work_is_named(settings: dict[str, Any], said: str) -> None:
+    (found,) = check_tls("/nowhere", **settings)
+    assert found.startswith(said)
+
+
+@pytest.mark.parametrize("tls", ["none", "self_signed"])
+def test_tls_that_needs_no_files_passes(tls: str) -> None:
+    assert check_tls(fleet_tls=tls) == []
+
+
+def test_tls_needs_a_load_balancer() -> None:
+    (said,) = check_with({"fleet_tls": "self_signed"})
+    assert said.startswith("fleet_tls: 'self_signed' needs a host in the group 'load_balancer', since TLS ends there")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [(["404"], "'404' accepts 404"), (["200-403", "400-499"], "'400-499' accepts 404"), (["200-403", "405"], "")],
+)
+def test_a_drained_host_can_be_told_from_one_that_is_well(entries: list[str], said: str) -> None:
+    app = host(variables={**GOOD, "app_health_status": entries})
+    assert check(app) == []
+    problems = check(app, host("lb1", ("load_balancer",), "10.0.0.2", variables={}))
+    assert [said in problem for problem in problems] == ([True] if said else [])
+
+
+APP = {"app_source": "pypi:httpbin==0.10.2", "app_module": "httpbin:app"}
+COMMON = host("app1", variables={}), host("app2", address="10.0.0.2", variables={})
+
+
+def app_file(name: str, *, failures: Mapping[str, str] | None = None, **variables: Any) -> core.AppFile:
+    """Make a file that sets the same on both app hosts, and what every application needs unless it is None."""
+    kept = {key: value for key, value in {**APP, **variables}.items() if value is not None}
+    others = variables.pop("others", ())
+    kept.pop("others", None)
+    return core.AppFile(
+        f"apps/{name}.yml",
+        {"app1": kept, "app2": kept},
+        {"app1": failures or {}, "app2": failures or {}},
+        others=others,
+    )
+
+
+BLOG = app_file("blog", app_host_names=["blog.example.com"])
+SHOP = app_file("shop", app_host_names=["shop.example.com"])
+
+
+def check_apps(*files: core.AppFile, hosts: tuple[core.Host, ...] = COMMON, named: str | None = "blog") -> list[str]:
+    found = core.check_inventory(hosts, SPECS, REQUIRED, files, named)
+    return [f"{problem.variable}: {problem.text}" for problem in found]
+
+
+def test_good_applications_have_no_problems() -> None:
+    plain = app_file("wiki", app_server="uwsgi", uwsgi_threads=4, app_env={"A": "b"})
+    assert check_apps(BLOG, SHOP, plain) == []
+    assert check_apps(BLOG, named=None) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (app_file("blog", app_module=None), "apps/blog.yml: app_module: is not set for app1, app2: set it to the WSGI "
+         "callable as package.module:attribute, such as shop:app, in apps/blog.yml"),
+        (app_file("blog", app_module=None, app_modul="x"), "apps/blog.yml: app_module: is not set for app1, app2 (you "
+         "have set 'app_modul')"),
+        (app_file("blog", app_module="a b"), "apps/blog.yml: app_module: 'a b' is not a WSGI callable"),
+        (app_file("blog", app_server="waitress"), "apps/blog.yml: app_server: value of app_server must be one of"),
+        (app_file("blog", app_source="./nowhere"), "apps/blog.yml: app_source: './nowhere' is neither a directory"),
+        (app_file("blog", app_env={"A": 5}), "apps/blog.yml: app_env: the value of A is not text but int"),
+        (app_file("blog", app_host_names=["a\nb"]), r"apps/blog.yml: app_host_names: 'a\nb' holds a line break"),
+        (app_file("blog", failures={"app_env": "'x' is undefined"}), "apps/blog.yml: app_env: cannot be evaluated on "
+         "app1: 'x' is undefined"),
+        (app_file("blog", others=["nginx_gzip"]), "apps/blog.yml: nginx_gzip: concerns whole hosts and not one "
+         "application: set it in the variables of a group"),
+        (app_file("Blog"), "apps/Blog.yml: 'Blog' cannot be the name of an account, a directory and a unit: use up to "
+         "26 lower-case letters, digits and hyphens, a letter first, such as shop.yml"),
+        (core.AppFile("apps/blog.yml", error="is not YAML in line 2"), "apps/blog.yml: is not YAML in line 2"),
+    ],
+)  # fmt: skip
+def test_a_bad_application_is_named_by_its_file(file: core.AppFile, expected: str) -> None:
+    (problem,) = check_apps(file, SHOP, named=file.name)
+    assert problem.startswith(expected)
+
+
+def test_what_holds_for_all_applications_is_told_once_and_without_a_file() -> None:
+    hosts = tuple(host(f"app{n}", address=f"10.0.0.{n}", variables={"app_health_path": "x"}) for n in (1, 2))
+    assert check_apps(BLOG, SHOP, hosts=hosts) == [
+        "app_health_path: 'x' is not a request target: it starts with a slash, such as /health"
+    ]
+
+
+def test_a_file_can_set_what_the_group_has_wrong_or_lacks() -> None:
+    hosts = tuple(
+        host(f"app{n}", address=f"10.0.0.{n}", variables={**APP, "app_host_names": ["www.example.com"]}) for n in (1, 2)
+    )
+    assert check_apps(app_file("blog", app_source=None, app_module=None), SHOP, hosts=hosts) == []
+
+
+def test_applications_and_load_balancers_fit_together() -> None:
+    hosts = (*COMMON, host("lb1", ("load_balancer",), "10.0.0.9", variables={}))
+    blog = app_file("blog", app_host_names=["blog.example.com"], app_health_status=["200-499"])
+    (problem,) = check_apps(blog, SHOP, hosts=hosts)
+    assert problem.startswith("apps/blog.yml: app_health_status: '200-499' accepts 404")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ((BLOG, app_file("shop", app_host_names=["x.example.com", "blog.example.com"])), "apps/shop.yml: "
+         "app_host_names: 'blog.example.com' is one of apps/blog.yml too: a request cannot be for both"),
+        ((app_file("blog"), app_file("shop", app_host_names=[])), "apps/shop.yml: app_host_names: is not set, and "
+         "neither is that of apps/blog.yml: only one application can answer for every other name"),
+        ((BLOG, app_file("blog-build", app_host_names=["shop.example.com"])), "apps/blog-build.yml: 'blog-build' is "
+         "the account that builds the application of apps/blog.yml: give one of them another name"),
+    ],
+)  # fmt: skip
+def test_applications_that_do_not_fit_together(files: tuple[core.AppFile, ...], expected: str) -> None:
+    assert check_apps(*files) == [expected]
+
+
+def test_one_name_for_all_applications_is_seen_as_that_of_each() -> None:
+    hosts = tuple(
+        host(f"app{n}", address=f"10.0.0.{n}", variables={"app_host_names": ["www.example.com"]}) for n in (1, 2)
+    )
+    assert check_apps(app_file("blog"), app_file("shop"), hosts=hosts) == [
+        "apps/shop.yml: app_host_names: 'www.example.com' is one of apps/blog.yml too: a request cannot be for both"
+    ]
+
+
+WIKI = app_file("wiki", app_host_names=["wiki.example.com"])
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "expected"),
+    [
+        ((BLOG, SHOP), None, "app_name: this fleet has the applications blog and shop: say which one, -e "
+         "app_name=blog"),
+        ((BLOG, SHOP, WIKI), None, "app_name: this fleet has the applications blog, shop and wiki: say which one, -e "
+         "app_name=blog"),
+        ((BLOG, SHOP), "x\n", "app_name: 'x\\n' is none of the applications of this fleet, blog and shop: write -e "
+         "app_name=blog, or give it a file"),
+        ((BLOG,), "shop", "app_name: 'shop' is none of the applications of this fleet, blog: write -e app_name=blog, "
+         "or give it a file"),
+    ],
+)  # fmt: skip
+def test_it_is_clear_which_application_is_meant(
+    files: tuple[core.AppFile, ...], named: str | None, expected: str
+) -> None:
+    assert check_apps(*files, named=named) == [expected]
+    (problem,) = core.check_named([file.name for file in files], named)
+    assert f"{problem.variable}: {problem.text}" == expected
+
+
+@pytest.mark.parametrize(("names", "named"), [([], None), ([], "shop"), (["shop"], None), (["blog", "shop"], "shop")])
+def test_an_application_that_is_clear_needs_no_name(names: list[str], named: str | None) -> None:
+    assert list(core.check_named(names, named)) == []
+
+
+def test_a_provided_certificate_must_be_for_all_applications() -> None:
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    pair = issue(make_authority(100, now), ["blog.example.com"], [], 60, now)
+    settings = {"fleet_tls": "provided", "certificate_text": pair.certificate, "certificate_key_text": pair.key}
+    balancer = host("lb1", ("load_balancer",), "10.0.0.9", variables=settings)
+    assert check_apps(BLOG, hosts=(*COMMON, balancer)) == []
+    (problem,) = check_apps(BLOG, SHOP, hosts=(*COMMON, balancer))
+    assert "is for blog.example.com, and not for shop.example.com" in problem
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        (
+            "app_processes",
+            [
+                {"name": "worker", "command": "celery -A shop worker"},
+                {"name": "a", "command": "b", "schedule": "daily"},
+            ],
+        ),
+        ("app_batch", 1),
+        ("app_batch", "25%"),
+        ("app_batch", [1, "50%", "100%"]),
+        ("app_batch_pause", "ask"),
+        ("app_batch_pause", 90),
+        ("app_migrate_command", ""),
+        ("app_migrate_command", "flask db upgrade"),
+        ("app_warmup_paths", ["/", "/shop?page=1"]),
+        ("app_hooks", {"after_stage": [{"command": "true"}, {"tasks": "hooks/purge.yml", "hosts": "one"}]}),
+    ],
+)
+def test_how_a_deploy_goes_can_be_set(variable: str, value: object) -> None:
+    assert check_with({variable: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "app_processes",
+            [{"name": "worker", "command": "a 'b"}],
+            "worker: 'a 'b' is not a command: No closing quotation",
+        ),
+        (
+            "app_processes",
+            [{"name": "a", "command": "b"}, {"name": "a", "command": "b"}],
+            "there are two of the name 'a'",
+        ),
+        ("app_batch", 0, "'0' is neither a number of hosts nor a percentage: write 1 or 25%, or a list of these"),
+        ("app_batch", [1, "half"], "'half' is neither a number of hosts nor a percentage"),
+        ("app_batch", [], "[] has no sizes: write 1, 25% or a list of these"),
+        ("app_batch_pause", "5m", "'5m' is neither a number of seconds nor ask"),
+        ("app_batch_pause", -1, "-1 is neither a number of seconds nor ask"),
+        ("app_migrate_command", "a 'b", "'a 'b' is not a command: No closing quotation"),
+        ("app_migrate_timeout", 0, "0 "),
+        ("app_health_interval", 0, "0 "),
+        ("app_warmup_paths", ["shop"], "'shop' is not a request target: it starts with a slash, such as /"),
+        ("app_hooks", {"after_stage": [{"hosts": "one"}]}, "an entry of after_stage must have either command or tasks"),
+        ("app_hooks", {"after_stage": [{"command": "a", "tasks": "b"}]}, "an entry of after_stage must have either"),
+        ("app_hooks", {"after_stage": [{"command": "a 'b"}]}, "after_stage: 'a 'b' is not a command"),
+    ],
+)
+def test_how_a_deploy_cannot_go_is_said(variable: str, value: object, message: str) -> None:
+    (problem,) = check_with({variable: value})
+    assert problem.startswith(f"{variable}: ")
+    assert message in problem

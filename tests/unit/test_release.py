@@ -4,14 +4,12 @@ import os
 import re
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 from ansible_collections.wsgi.fleet.plugins.module_utils import _release as core
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 KEY = b"k" * 32
 
@@ -126,6 +124,62 @@ def test_the_flip_is_one_link_and_says_whether_it_changed(layout: core.Layout) -
     assert core.read_state(layout).current is None
 
 
+def test_only_what_was_live_on_the_whole_fleet_bears_a_mark(layout: core.Layout) -> None:
+    for name in ("a" * 12, "b" * 12, "c" * 12):
+        make_release(layout, name)
+        core.activate(layout, name)
+    core.confirm(layout, "a" * 12, "D2")
+    core.confirm(layout, "b" * 12, "D1")
+    for name, seconds in (("a" * 12, 1000), ("b" * 12, 2000)):
+        os.utime(layout.release(name) / core.ACTIVATED, (seconds, seconds))
+    state = core.read_state(layout)
+    assert state.current == "c" * 12
+    assert state.activated == {"a" * 12, "b" * 12}
+    assert state.releases == ("b" * 12, "a" * 12, "c" * 12)
+    assert state.deploys == {"a" * 12: "D2", "b" * 12: "D1"}
+    # Whatever it was live for before, it is known by the last one.
+    core.confirm(layout, "a" * 12, "D3")
+    assert core.read_state(layout).deploys["a" * 12] == "D3"
+    assert core.read_state(layout).releases[0] == "a" * 12
+
+
+def test_a_damaged_mark_is_a_mark_without_a_name(layout: core.Layout) -> None:
+    make_release(layout, "a" * 12)
+    (layout.release("a" * 12) / core.ACTIVATED).write_text("2026-11-25")
+    state = core.read_state(layout)
+    assert state.activated == {"a" * 12}
+    assert state.deploys == {"a" * 12: ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "data"), [('{"a": 1}', {"a": 1}), ("", {}), ("[1]", {}), ("{", {}), ('"a"', {}), ("\x00", {})]
+)
+def test_what_holds_no_object_is_read_as_an_empty_one(tmp_path: Path, text: str, data: dict[str, int]) -> None:
+    (tmp_path / "x").write_text(text)
+    assert core.read_object(tmp_path / "x") == data
+
+
+@pytest.mark.parametrize(
+    ("unit", "wanted", "release"),
+    [
+        ("shop@aaa.service", "multi-user.target.wants", "aaa"),
+        ("shop.worker-1@aaa.service", "multi-user.target.wants", "aaa"),
+        ("shop.cleanup@aaa.timer", "timers.target.wants", "aaa"),
+    ],
+)
+def test_units_tell_their_release_and_what_starts_them(
+    layout: core.Layout, unit: str, wanted: str, release: str
+) -> None:
+    assert layout.release_of(unit) == release
+    assert layout.wanted_unit(unit) == layout.units / wanted / unit
+
+
+def test_units_of_processes_have_names_that_no_instance_has(layout: core.Layout) -> None:
+    assert layout.process_unit("a" * 12, "worker-1.service") == "shop.worker-1@aaaaaaaaaaaa.service"
+    assert layout.process_unit("a" * 12, "cleanup.timer") == "shop.cleanup@aaaaaaaaaaaa.timer"
+    assert layout.unit_patterns == ("shop@*.service", "shop.*@*.service", "shop.*@*.timer")
+
+
 def test_a_release_that_is_not_there_cannot_be_activated(layout: core.Layout) -> None:
     with pytest.raises(core.ReleaseError, match="stage it first"):
         core.activate(layout, "a" * 12)
@@ -174,68 +228,6 @@ def test_pruning_spares_what_is_current_and_keeps_what_was_live() -> None:
     assert plan.builds == ("2" * 12, "3" * 12)
     assert core.plan_prune(state, keep=5, discard=["d" * 12]).releases == ("d" * 12, "f" * 12)
     assert core.plan_prune(state, keep=5, discard=["c" * 12]).releases == ("f" * 12,)
-
-
-class LifeCycle(RuleBasedStateMachine):
-    """Any sequence of steps leaves one current release at most, and nothing current is pruned."""
-
-    names = ("a" * 12, "b" * 12, "c" * 12, "d" * 12)
-    builds = ("1" * 12, "2" * 12)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
-        self.layout = core.Layout("shop", Path(self.directory.name) / "shop")
-        self.gated: set[str] = set()
-
-    def teardown(self) -> None:
-        self.directory.cleanup()
-
-    @rule(name=st.sampled_from(names), build=st.sampled_from(builds), passes=st.booleans())
-    def stage(self, name: str, build: str, passes: bool) -> None:
-        make_build(self.layout, build)
-        created = core.create_release(self.layout, name, build, {}, {}, {})
-        if passes:
-            self.gated.add(name)
-        elif created:
-            core.remove_tree(self.layout.release(name))
-            self.gated.discard(name)
-
-    @rule(name=st.sampled_from(names))
-    def activate(self, name: str) -> None:
-        if name in self.gated:
-            core.activate(self.layout, name)
-
-    @rule()
-    def crash_in_the_middle(self) -> None:
-        (self.layout.releases / ".new-crash").mkdir(parents=True, exist_ok=True)
-        (self.layout.builds / ("9" * 12)).mkdir(parents=True, exist_ok=True)
-
-    @rule(keep=st.integers(0, 2), discard=st.sampled_from([[], [names[0]], names]))
-    def prune(self, keep: int, discard: list[str]) -> None:
-        plan = core.plan_prune(core.read_state(self.layout), keep, discard)
-        for name in plan.releases:
-            core.remove_tree(self.layout.release(name))
-            self.gated.discard(name)
-        for name in plan.builds:
-            core.remove_tree(self.layout.build(name))
-        for path in core.leftovers(self.layout):
-            core.remove_tree(path)
-
-    @invariant()
-    def holds(self) -> None:
-        state = core.read_state(self.layout)
-        if self.layout.current.is_symlink():
-            assert state.current is not None, "current points nowhere"
-            assert state.current in self.gated
-            directory = self.layout.release(state.current)
-            assert (directory / core.MANIFEST).is_file()
-            assert (directory / "build" / core.BUILD_MANIFEST).is_file()
-            assert state.current in state.activated
-
-
-def test_any_sequence_of_steps_keeps_the_invariants() -> None:
-    run_state_machine_as_test(LifeCycle, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
 
 
 def test_two_steps_never_interleave(layout: core.Layout) -> None:

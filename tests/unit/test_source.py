@@ -7,6 +7,7 @@ import http.server
 import io
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -122,6 +123,36 @@ def test_git_follows_a_branch_that_moves_and_forgets_one_that_is_gone(tmp_path: 
     git(repository, "branch", "-D", "side")
     with pytest.raises(core.SourceError, match=r"^app_version: 'side' is no branch, tag or commit of file:.*ls-remote"):
         resolve(tmp_path, repository.as_uri(), "side")
+
+
+def told(source: str, since: str, until: str, cache: Path) -> list[str]:
+    """Return the subjects of commits, without names and persons."""
+    lines = core.commits(core.Request(source), since, until, cache)
+    return [re.sub(r"[0-9a-f]{7,} .*?: ", "", line) for line in lines]
+
+
+def test_what_is_new_since_a_commit_is_told(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, fourth = (git(repository, "rev-parse", name) for name in ("main~3", "main~2", "main"))
+    url, cache = repository.as_uri(), tmp_path / "log"
+    assert told(url, second, fourth, cache) == ["4", "3"]
+    assert told(url, fourth, second, cache) == ["- 4", "- 3"]
+    assert told(url, fourth, fourth, cache) == []
+    # Neither of these is the other's past.
+    git(repository, "checkout", "--quiet", "side")
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "aside")
+    side = git(repository, "rev-parse", "side")
+    assert told(url, second, side, cache) == ["aside", "- 2"]
+    monkeypatch.setattr(core, "MOST_COMMITS", 2)
+    assert told(url, first, fourth, cache) == ["4", "3", "and more before these"]
+
+
+@pytest.mark.parametrize(
+    ("source", "since"),
+    [("URL", "a" * 40), ("URL", "v1"), ("URL", ""), ("pypi:a==1", "a" * 40), ("file:///x", "a" * 40)],
+)
+def test_what_git_does_not_know_is_not_told(tmp_path: Path, repository: Path, source: str, since: str) -> None:
+    fourth = git(repository, "rev-parse", "main")
+    assert told(source.replace("URL", repository.as_uri()), since, fourth, tmp_path / "log") == []
 
 
 @pytest.mark.parametrize("version", ["nowhere", "v9", "a" * 40])

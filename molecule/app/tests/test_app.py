@@ -219,7 +219,10 @@ def test_release_says_what_it_is(host: Host) -> None:
     """Who looks at a host sees what runs there."""
     at = state(host)
     record = json.loads(host.file("/srv/shop/current/release.json").content_string)
-    assert set(record) == {"build", "by", "created", "name", "release", "server", "source", "version"}
+    assert set(record) == {
+        "build", "by", "created", "dependencies", "gate", "module", "name", "processes", "release", "server", "source",
+        "user", "version",
+    }  # fmt: skip
     assert (record["name"], record["release"], record["build"]) == ("shop", at.release, at.build)
     assert record["server"] == "gunicorn"
     assert record["source"].endswith("/examples/shop")
@@ -283,11 +286,11 @@ def test_a_failed_gate_on_one_host_changes_no_host() -> None:
     """All hosts go on with what they had, nothing of the new release is left, and the message tells why."""
     before = states()
     gate = "{{ '/whatever-404' if inventory_hostname == 'app-new' else '/health' }}"
-    changed = {**INSTALLED, "app_env": {"NOTE": "three"}, "app_health_path": gate, "app_health_deadline": 3}
+    changed = {**INSTALLED, "app_env": {"NOTE": "three"}, "app_health_path": gate, "app_health_deadline": 10}
     done = apply_role("app", ROLE, changed)
     assert done.returncode != 0
     said = output(done)
-    assert "GET /whatever-404 did not answer with status 200-399 within 3 s" in said
+    assert "GET /whatever-404 did not answer with status 200-399 within 10 s" in said
     assert "Last answer: HTTP 404 NOT FOUND" in said
     assert "set app_health_path, app_health_host or app_health_status" in said
     assert "Journal of the instance:" in said

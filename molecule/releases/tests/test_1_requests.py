@@ -1,0 +1,222 @@
+"""No request is lost, whatever is done to the fleet. Each test is a row of the table.
+
+The tests of this file build on each other, in their order. Those of the next release never return an answer of
+another one after the playbook has ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_testing import host_named
+from release_testing import APP_HOSTS, BALANCERS, Fleet, reboot
+
+Counting = Callable[[str], Any]
+
+
+def releases(fleet: Fleet, names: tuple[str, ...] = APP_HOSTS) -> set[str]:
+    """Return the releases that are live."""
+    return {state.current for state in fleet.settled(names).values()}
+
+
+def after(count: Any) -> set[str]:
+    """Return the releases that answered requests which were sent after the operation."""
+    return set(count.result.served_after(count.returned))
+
+
+def served_certificate(address: str, port: int) -> str:
+    """Return the certificate that a load balancer serves."""
+    return ssl.get_server_certificate((address, port), timeout=10)
+
+
+def test_quiet(counting: Counting) -> None:
+    """What the machine does without us: the row that the others stand beside."""
+    with counting("quiet run"):
+        time.sleep(15)
+
+
+def test_deploy(fleet: Fleet, counting: Counting) -> None:
+    """New code, built for both platforms."""
+    before = releases(fleet)
+    source = Path(fleet.variables["app_source"]).with_name("shop-2")
+    shutil.copytree(fleet.variables["app_source"], source)
+    (source / "news.txt").write_text("new")
+    fleet.variables |= {"app_source": str(source), "app_version": "second"}
+    with counting("deploy") as count:
+        fleet.run("deploy.yml")
+        count.returned = time.monotonic()
+    live = releases(fleet)
+    assert not live & before
+    assert after(count) == live
+
+
+def test_settings(fleet: Fleet, counting: Counting) -> None:
+    """A changed variable is a release over the same build."""
+    builds = {name: host_named(name).check_output("readlink /srv/shop/current/build") for name in APP_HOSTS}
+    before = releases(fleet)
+    fleet.variables |= {"app_env": {"NOTE": "changed"}}
+    with counting("settings change") as count:
+        fleet.run("deploy.yml")
+        count.returned = time.monotonic()
+    assert not releases(fleet) & before
+    assert after(count) == releases(fleet)
+    assert builds == {name: host_named(name).check_output("readlink /srv/shop/current/build") for name in APP_HOSTS}
+
+
+def test_batches(fleet: Fleet, counting: Counting) -> None:
+    """A canary, then half of the hosts, then the rest."""
+    fleet.variables |= {"app_env": {"NOTE": "in batches"}}
+    with counting("deploy in batches") as count:
+        said = fleet.run("deploy.yml", {"app_batch": [1, "50%", "100%"], "app_batch_pause": 2})
+        count.returned = time.monotonic()
+    assert said.count("TASK [wsgi.fleet.app : Activate the release]") == 3
+    assert after(count) == releases(fleet)
+
+
+def test_rollback(fleet: Fleet, counting: Counting) -> None:
+    """Back to the release before, which is the very same one."""
+    before = fleet.settled()
+    with counting("rollback") as count:
+        fleet.run("rollback.yml")
+        count.returned = time.monotonic()
+    now = fleet.settled()
+    assert now["app1"].deploy < before["app1"].deploy
+    assert after(count) == releases(fleet)
+    fleet.variables |= {"app_env": {"NOTE": "changed"}}
+    # What it went back to is what these settings are, so that there is nothing to do.
+    assert "changed=1" not in fleet.run("deploy.yml")
+    assert fleet.settled() == now
+
+
+@pytest.mark.parametrize("server", ["uwsgi", "gunicorn"])
+def test_app_server(fleet: Fleet, counting: Counting, server: str) -> None:
+    """From Gunicorn to uWSGI, and back."""
+    fleet.variables |= {"app_server": server}
+    with counting(f"to {server}") as count:
+        fleet.run("deploy.yml")
+        count.returned = time.monotonic()
+    assert after(count) == releases(fleet)
+    units = [host_named(name).check_output("systemctl show --property ExecStart 'shop@*'") for name in APP_HOSTS]
+    assert all(f"/venv/bin/{server}" in unit for unit in units)
+
+
+def test_scale_out_and_in(fleet: Fleet, counting: Counting) -> None:
+    """One host more gets the release that the others have before it joins, and leaves again."""
+    with counting("scale-out by one") as count:
+        fleet.run("site.yml", scaled=True)
+        count.returned = time.monotonic()
+    states = fleet.settled((*APP_HOSTS, "app4"))
+    assert states["app4"].current == states["app1"].current
+    assert set(count.result.hosts_after(count.returned)) == {*APP_HOSTS, "app4"}
+    with counting("scale-in by one") as count:
+        fleet.run("site.yml")
+        count.returned = time.monotonic()
+    assert set(count.result.hosts_after(count.returned)) == set(APP_HOSTS)
+
+
+def test_configuration_of_nginx(fleet: Fleet, counting: Counting) -> None:
+    """nginx is reloaded on every app host."""
+    with counting("nginx configuration"):
+        said = fleet.run("site.yml", {"nginx_keepalive_timeout": 66})
+    assert said.count("RUNNING HANDLER [wsgi.fleet.nginx : Reload nginx]") == 1
+    fleet.variables["nginx_keepalive_timeout"] = 66
+
+
+def test_configuration_of_haproxy(fleet: Fleet, counting: Counting) -> None:
+    """HAProxy is reloaded on every load balancer."""
+    fleet.variables["load_balancer_keepalive_timeout"] = 61
+    with counting("HAProxy configuration"):
+        said = fleet.run("site.yml")
+    assert "RUNNING HANDLER [wsgi.fleet.load_balancer : Reload HAProxy]" in said
+
+
+def test_renewal_of_the_certificate(fleet: Fleet, counting: Counting) -> None:
+    """Both load balancers serve another certificate afterwards."""
+    before = {served_certificate(*balancer) for balancer in BALANCERS}
+    with counting("certificate renewal"):
+        fleet.run("site.yml", {"certificate_renew": True})
+    after_it = {served_certificate(*balancer) for balancer in BALANCERS}
+    assert len(before) == len(after_it) == 1
+    assert before != after_it
+
+
+def test_upgrade_of_nginx(fleet: Fleet, counting: Counting) -> None:
+    """The package's own scripts restart nginx, on one host after the other, each drained before."""
+    with counting("upgrade of nginx, drained"):
+        for name in APP_HOSTS:
+            fleet.run("drain.yml", {"host": name})
+            process = host_named(name).check_output("systemctl show --property MainPID nginx")
+            host_named(name).check_output(
+                "apt-get install --reinstall --yes nginx nginx-common && systemctl restart nginx"
+            )
+            assert process != host_named(name).check_output("systemctl show --property MainPID nginx")
+            fleet.run("undrain.yml", {"host": name})
+
+
+def test_reboot(fleet: Fleet, counting: Counting) -> None:
+    """A drained host reboots and comes back with the release that it had, and with no other."""
+    before = fleet.settled()
+    with counting("reboot of a drained host") as count:
+        fleet.run("drain.yml", {"host": "app2"})
+        reboot("app2")
+        fleet.run("undrain.yml", {"host": "app2"})
+        count.returned = time.monotonic()
+    assert fleet.settled() == before
+    assert set(count.result.hosts_after(count.returned)) == set(APP_HOSTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        ("import error", {"app_env": {"SABOTAGE": "import"}}, "RuntimeError: sabotaged"),
+        ("health answers 500", {"app_env": {"SABOTAGE": "error"}, "app_health_deadline": 8}, "Last answer: HTTP 500"),
+        ("health never answers", {"app_env": {"SABOTAGE": "hang"}, "app_health_deadline": 8}, "within 8 s"),
+        (
+            "migration fails",
+            {"app_env": {"NOTE": "x"}, "app_migrate_command": "python -c 'raise SystemExit(\"no such table\")'"},
+            "no such table",
+        ),
+        (
+            "one host of three fails",
+            {"app_env": {"SABOTAGE": "{{ 'import' if inventory_hostname == 'app3' else '' }}"}},
+            "The deploy failed on another host.",
+        ),
+        (
+            "one host fails after the flip",
+            {
+                "app_env": {"NOTE": "y"},
+                "app_check_urls": [
+                    "http://127.0.0.1:{{ 81 if inventory_hostname == 'app2' else 80 }}/health",
+                ],
+            },
+            "The deploy failed on another host.",
+        ),
+        (
+            "the second batch fails after the flip",
+            {
+                "app_env": {"NOTE": "z"},
+                "app_batch": 1,
+                "app_check_urls": ["http://127.0.0.1:{{ 81 if inventory_hostname == 'app2' else 80 }}/health"],
+            },
+            "The deploy failed on another host.",
+        ),
+    ],
+)
+def test_failed_deploy(fleet: Fleet, counting: Counting, name: str, variables: dict[str, Any], message: str) -> None:
+    """Every host ends on the release that it had, and no client saw another one for longer than the flip back."""
+    before = fleet.settled()
+    with counting(f"failed deploy: {name}") as count:
+        said = fleet.fails("deploy.yml", variables)
+        count.returned = time.monotonic()
+    assert message in said
+    assert fleet.settled() == before
+    live = {state.current for state in before.values()}
+    assert after(count) == live
+    if "flip" not in name:
+        assert set(count.result.releases) == live
