@@ -61,6 +61,10 @@ report() {
 What to try next:
     make demo-scale                        one app host more, without a lost request
     edit examples/shop, then make demo     a new release, on every host or on none
+    .venv/bin/ansible-playbook ${inventory[*]} rollback.yml
+                                           back to the release before
+    .venv/bin/ansible-playbook ${inventory[*]} history.yml
+                                           what was live when
     open http://127.0.0.1:$port/cached      the cache that all app hosts share
     docker exec -it $name-app1 bash   look at a host
     make demo-down                         remove it all

@@ -106,6 +106,14 @@ class Deploys:
     output: str
 
 
+def test_the_first_deploy_migrated_on_one_host() -> None:
+    """In the new build and with its settings; deploys of the tests come after it in the file."""
+    hosts = hosts_of_scenario()
+    found = {name: host.run("cat /srv/shop/shared/uploads/migrations").stdout for name, host in hosts.items()}
+    assert re.match(r"[0-9a-f]{12} in /srv/shop/builds/[0-9a-f]{12}/code\n", found["app-old"])
+    assert found["app-new"] == ""
+
+
 @pytest.fixture(scope="module")
 def deploys() -> Deploys:
     """Deploy three times under load."""

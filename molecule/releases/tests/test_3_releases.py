@@ -155,6 +155,13 @@ def test_rollback_to_a_named_release_and_back_again(fleet: Fleet) -> None:
     assert fleet.settled()["app1"] == names[1]
 
 
+def test_without_a_terminal_nobody_can_say_go(fleet: Fleet) -> None:
+    """The canary flips back, and no other host was touched."""
+    before = fleet.settled()
+    fleet.fails("deploy.yml", {**prepared(fleet, "asked"), "app_batch": 1, "app_batch_pause": "ask"})
+    assert fleet.settled() == before
+
+
 def test_the_lock_says_who_and_how_to_break_it(fleet: Fleet) -> None:
     """Another controller's deploy is not overtaken, unless somebody says that it is dead."""
     lock = {
