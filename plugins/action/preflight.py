@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible.utils.display import Display
@@ -143,14 +143,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 error = f"is not read, since the files of applications end in .yml: call it {other.stem}.yml"
                 files.append(AppFile("/".join(other.parts[-2:]), error=error))
         own = [Host(name=file.path, variables=dict(v)) for file in files for v in list(file.variables.values())[:1]]
-        problems = check_inventory(hosts, specs, REQUIRED, files, self._named(variables))
+        problems = check_inventory(hosts, specs, REQUIRED, files, self._named(variables), list(groups))
         return problems, suggest([*hosts, *own], specs.keys())
 
     def _named(self, variables: Mapping[str, Any]) -> str | None:
         """Return the application that the play is about, if that is said."""
         if "app_name" not in variables:
             return None
-        return str(self._templar.template(variables["app_name"]))
+        try:
+            return str(self._templar.template(variables["app_name"]))
+        except AnsibleUndefinedVariable:  # as the role app has it by default, where its play asks
+            return None
 
     def _app_paths(self, variables: Mapping[str, Any]) -> list[str]:
         """Return the files of the applications; only the collection's topology knows of any."""

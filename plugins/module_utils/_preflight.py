@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND
 from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
@@ -351,6 +352,21 @@ def check_groups(hosts: Sequence[Host]) -> Iterator[Problem]:
             )
 
 
+def check_strays(groups: Collection[str], known: Collection[str]) -> Iterator[Problem]:
+    """Ansible has taken no file of an application for one of hosts.
+
+    :param groups: all that Ansible knows, also those without hosts.
+    """
+    for name in sorted(set(groups) & set(known)):
+        yield Problem(
+            "groups",
+            f"'{name}' is the name of a variable: Ansible has read a file of an application as one of hosts. Name the "
+            "file of your hosts, such as -i production/hosts.yml, instead of its folder, or have 'ignore_patterns = "
+            "^apps$' in the section [inventory] of your ansible.cfg",
+        )
+        return
+
+
 def check_addresses(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Every host has an address of its own that can stand in a configuration."""
     owners: dict[str, str] = {}
@@ -571,10 +587,12 @@ def check_app_file(
     hosts: Sequence[Host],
     specs: Mapping[str, Mapping[str, Any]],
     required: Collection[str],
+    whole: bool = True,
 ) -> Iterator[Problem]:
     """Check an application as it will be on the app hosts.
 
     :param hosts: all hosts, without the application's variables.
+    :param whole: whether to check more than what the hosts around it need to know.
     """
     if file.error:
         yield Problem(file.path, file.error)
@@ -590,7 +608,7 @@ def check_app_file(
             f"{file.path}: {name}",
             "concerns whole hosts and not one application: set it in the variables of a group",
         )
-    whole = [file.on(host) if "app" in host.groups else host for host in hosts]
+    after = [file.on(host) if "app" in host.groups else host for host in hosts]
     # What is wrong without the file has been told without it.
     before = {
         *check_templates(hosts),
@@ -600,14 +618,14 @@ def check_app_file(
         *check_drain(hosts),
     }
     for problem in (
-        *check_templates(whole),
-        *check_required(whole, required, specs.keys(), f"in {file.path}"),
-        *check_specs(whole, specs),
-        *check_values(whole),
-        *check_source(whole),
-        *check_drain(whole),
+        *check_templates(after),
+        *check_required(after, required, specs.keys(), f"in {file.path}"),
+        *check_specs(after, specs),
+        *check_values(after),
+        *check_source(after),
+        *check_drain(after),
     ):
-        if problem not in before and problem.variable != "app_name":
+        if problem not in before and problem.variable != "app_name" and (whole or problem.variable in AROUND):
             yield replace(problem, variable=f"{file.path}: {problem.variable}")
 
 
@@ -670,6 +688,7 @@ def check_inventory(
     required: Collection[str],
     files: Sequence[AppFile] = (),
     named: str | None = None,
+    groups: Collection[str] = (),
 ) -> list[Problem]:
     """Run every check that needs no host.
 
@@ -677,6 +696,7 @@ def check_inventory(
     :param required: variables that app hosts must have, or each application where there are files of them.
     :param files: those of the applications; without any, the fleet has one in the variables of its hosts.
     :param named: the application that a play is about, if that is said.
+    :param groups: all that Ansible knows, also those without hosts.
     :returns: problems without repetition, in a stable order.
     """
     members = [host for host in hosts if "app" in host.groups]
@@ -684,6 +704,7 @@ def check_inventory(
     found: list[Problem] = []
     for problem in (
         *check_groups(hosts),
+        *check_strays(groups, specs.keys()),
         *check_named([file.name for file in files], named),
         *check_templates(hosts),
         *check_addresses(hosts),
@@ -693,7 +714,12 @@ def check_inventory(
         *check_fleet_wide(hosts),
         *check_source(hosts),
         *check_drain(hosts),
-        *(problem for file in files for problem in check_app_file(file, hosts, specs, required)),
+        # What concerns another application alone must not hold up this one.
+        *(
+            problem
+            for file in files
+            for problem in check_app_file(file, hosts, specs, required, named in (None, file.name))
+        ),
         *check_together([file for file in files if not file.error], members),
         *check_tls(hosts, datetime.now(timezone.utc), names),
     ):

@@ -34,6 +34,11 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], tuple[str, ...]]
         {"stage": "app"},
         ("app_name: this fleet has the applications blog and shop: say which one, -e app_name=blog.",),
     ),
+    "no name by default": (
+        {"apps/blog.yml": BLOG, "apps/shop.yml": SHOP},
+        {"stage": "app", "app_name": "{{ undef(hint='app_name: not set') }}"},
+        ("app_name: this fleet has the applications blog and shop: say which one, -e app_name=blog.",),
+    ),
     "an unknown name": (
         {"apps/blog.yml": BLOG, "apps/shop.yml": SHOP},
         {"app_name": "wiki"},
@@ -72,9 +77,10 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], tuple[str, ...]]
             "apps/wiki.yml": APP + "app_host_names: ['{{ name }}']\n",
             "apps/old.yaml": APP,
         },
-        {"app_name": "shop"},
+        {},
         (
-            "11 settings cannot work. Nothing was touched.",
+            "12 settings cannot work. Nothing was touched.",
+            "- app_name: this fleet has the applications blog, shop, torn, wiki and old: say which one",
             "- app_health_path: 'health' is not a request target",
             "- apps/blog.yml: nginx_gzip: concerns whole hosts and not one application: set it in the",
             "- apps/blog.yml: fleet_tls: concerns whole hosts and not one application",

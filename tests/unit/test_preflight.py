@@ -425,6 +425,24 @@ def test_a_bad_application_is_named_by_its_file(file: core.AppFile, expected: st
     assert problem.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"app_module": None}, False),
+        ({"app_source": "./nowhere"}, False),
+        ({"app_env": {"A": 5}}, False),
+        ({"app_host_names": ["A"]}, True),
+        ({"app_static": [{"url": "x", "path": "y"}]}, True),
+        ({"app_health_status": "200"}, True),
+        ({"others": ["nginx_gzip"]}, True),
+    ],
+)
+def test_of_another_application_counts_what_stands_around_it(variables: dict[str, Any], told: bool) -> None:
+    file = app_file("shop", **{"app_host_names": ["shop.example.com"], **variables})
+    assert bool(check_apps(BLOG, file)) is told
+    assert check_apps(BLOG, file, named="shop") != []
+
+
 def test_what_holds_for_all_applications_is_told_once_and_without_a_file() -> None:
     hosts = tuple(host(f"app{n}", address=f"10.0.0.{n}", variables={"app_health_path": "x"}) for n in (1, 2))
     assert check_apps(BLOG, SHOP, hosts=hosts) == [
@@ -492,6 +510,13 @@ def test_it_is_clear_which_application_is_meant(
     assert check_apps(*files, named=named) == [expected]
     (problem,) = core.check_named([file.name for file in files], named)
     assert f"{problem.variable}: {problem.text}" == expected
+
+
+def test_a_file_of_an_application_that_became_groups_is_told() -> None:
+    groups = ["all", "app", "app_hooks", "app_env", "ungrouped"]
+    (problem,) = core.check_inventory(COMMON, SPECS, REQUIRED, (BLOG,), None, groups)
+    assert problem.variable == "groups"
+    assert problem.text.startswith("'app_env' is the name of a variable: Ansible has read a file of an application")
 
 
 @pytest.mark.parametrize(("names", "named"), [([], None), ([], "shop"), (["shop"], None), (["blog", "shop"], "shop")])

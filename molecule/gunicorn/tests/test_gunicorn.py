@@ -200,3 +200,27 @@ def test_settings_take_effect() -> None:
 def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
     """Each message names the variable and what to write instead."""
     assert said in refused("gunicorn-new", "wsgi.fleet.gunicorn", variables)
+
+
+KEPT = """
+import http.client, os, socket, sys
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/echo/aaaaaaaaaaaa/app.sock")
+for current in (None, "releases/bbbbbbbbbbbb"):
+    if current:
+        os.symlink(current, "/srv/echo/.next")
+        os.rename("/srv/echo/.next", "/srv/echo/current")
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    response.read()
+    print(response.status, "closes" if response.will_close else "keeps")
+"""
+
+
+def test_a_kept_connection_ends_with_the_release(host: Host) -> None:
+    """After a flip it answers what it is asked once more, and closes, so that what comes next is the new release's."""
+    try:
+        assert host.check_output("python3 -c %s", KEPT).splitlines() == ["200 keeps", "200 closes"]
+    finally:
+        host.check_output("ln -sfn releases/aaaaaaaaaaaa /srv/echo/current")

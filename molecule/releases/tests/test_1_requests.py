@@ -9,18 +9,17 @@ from __future__ import annotations
 import shutil
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_testing import host_named
-from release_testing import APP_HOSTS, BALANCERS, Fleet, reboot
+from release_testing import APP_HOSTS, BALANCERS, Fleet, on, reboot
 
 Counting = Callable[[str], Any]
 
 
-def releases(fleet: Fleet, names: tuple[str, ...] = APP_HOSTS) -> set[str]:
+def releases(fleet: Fleet, names: Iterable[str] = APP_HOSTS) -> set[str]:
     """Return the releases that are live."""
     return {state.current for state in fleet.settled(names).values()}
 
@@ -58,7 +57,7 @@ def test_deploy(fleet: Fleet, counting: Counting) -> None:
 
 def test_settings(fleet: Fleet, counting: Counting) -> None:
     """A changed variable is a release over the same build."""
-    builds = {name: host_named(name).check_output("readlink /srv/shop/current/build") for name in APP_HOSTS}
+    builds = {name: on(name, "readlink /srv/shop/current/build") for name in APP_HOSTS}
     before = releases(fleet)
     fleet.variables |= {"app_env": {"NOTE": "changed"}}
     with counting("settings change") as count:
@@ -66,7 +65,7 @@ def test_settings(fleet: Fleet, counting: Counting) -> None:
         count.returned = time.monotonic()
     assert not releases(fleet) & before
     assert after(count) == releases(fleet)
-    assert builds == {name: host_named(name).check_output("readlink /srv/shop/current/build") for name in APP_HOSTS}
+    assert builds == {name: on(name, "readlink /srv/shop/current/build") for name in APP_HOSTS}
 
 
 def test_batches(fleet: Fleet, counting: Counting) -> None:
@@ -102,7 +101,7 @@ def test_app_server(fleet: Fleet, counting: Counting, server: str) -> None:
         fleet.run("deploy.yml")
         count.returned = time.monotonic()
     assert after(count) == releases(fleet)
-    units = [host_named(name).check_output("systemctl show --property ExecStart 'shop@*'") for name in APP_HOSTS]
+    units = [on(name, "systemctl show --property ExecStart 'shop@*'") for name in APP_HOSTS]
     assert all(f"/venv/bin/{server}" in unit for unit in units)
 
 
@@ -151,11 +150,12 @@ def test_upgrade_of_nginx(fleet: Fleet, counting: Counting) -> None:
     with counting("upgrade of nginx, drained"):
         for name in APP_HOSTS:
             fleet.run("drain.yml", {"host": name})
-            process = host_named(name).check_output("systemctl show --property MainPID nginx")
-            host_named(name).check_output(
-                "apt-get install --reinstall --yes nginx nginx-common && systemctl restart nginx"
+            process = on(name, "systemctl show --property MainPID nginx")
+            on(
+                name,
+                "DEBIAN_FRONTEND=noninteractive apt-get install --reinstall --yes nginx nginx-common && systemctl restart nginx",
             )
-            assert process != host_named(name).check_output("systemctl show --property MainPID nginx")
+            assert process != on(name, "systemctl show --property MainPID nginx")
             fleet.run("undrain.yml", {"host": name})
 
 
