@@ -24,6 +24,7 @@ from tests.load import Load, Result, Row, dump_rows, table
 BALANCERS = (("172.31.78.141", 443), ("172.31.78.142", 443))
 HOST = "shop.example.com"
 APP_HOSTS = {"app1": "172.31.78.151", "app2": "172.31.78.152", "app3": "172.31.78.153"}
+NAMES = tuple(APP_HOSTS)
 #: The authority of the fleet, which site.yml has made.
 AUTHORITY = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], ".secrets/tls/ca.crt")
 #: Requests per second, of all kinds together.
@@ -156,11 +157,11 @@ class Fleet:
             locked=unlocked == "0",
         )
 
-    def states(self, names: Iterable[str] = APP_HOSTS) -> dict[str, State]:
+    def states(self, names: Iterable[str] = NAMES) -> dict[str, State]:
         """Look at several app hosts."""
         return {name: self.state(name) for name in names}
 
-    def settled(self, names: Iterable[str] = APP_HOSTS) -> dict[str, State]:
+    def settled(self, names: Iterable[str] = NAMES) -> dict[str, State]:
         """Look at app hosts, which must all be at rest with one and the same deploy."""
         states = self.states(names)
         for name, state in states.items():

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from release_testing import APP_HOSTS, BALANCERS, Fleet, on, reboot
+from release_testing import APP_HOSTS, BALANCERS, NAMES, Fleet, on, reboot
 
 Counting = Callable[[str], Any]
 
 
-def releases(fleet: Fleet, names: Iterable[str] = APP_HOSTS) -> set[str]:
+def releases(fleet: Fleet, names: Iterable[str] = NAMES) -> set[str]:
     """Return the releases that are live."""
     return {state.current for state in fleet.settled(names).values()}
 
@@ -151,10 +151,8 @@ def test_upgrade_of_nginx(fleet: Fleet, counting: Counting) -> None:
         for name in APP_HOSTS:
             fleet.run("drain.yml", {"host": name})
             process = on(name, "systemctl show --property MainPID nginx")
-            on(
-                name,
-                "DEBIAN_FRONTEND=noninteractive apt-get install --reinstall --yes nginx nginx-common && systemctl restart nginx",
-            )
+            on(name, "DEBIAN_FRONTEND=noninteractive apt-get install --reinstall --yes nginx nginx-common")
+            on(name, "systemctl restart nginx")
             assert process != on(name, "systemctl show --property MainPID nginx")
             fleet.run("undrain.yml", {"host": name})
 
