@@ -172,7 +172,7 @@ def test_a_host_that_fails_after_the_flip_takes_all_back() -> None:
     with Load(BALANCER, "/whoami", headers=SHOP, methods=("GET",)) as load:
         done = site("--extra-vars", json.dumps(broken))
     assert done.returncode == 2, done.stdout
-    flipped_back = done.stdout.partition("wsgi.fleet.app : Flip back]")[2].partition("TASK")[0]
+    flipped_back = done.stdout.partition("wsgi.fleet.app : Put the host back as it was]")[2].partition("TASK")[0]
     assert set(re.findall(r"changed: \[(app\d)\]", flipped_back)) == {"app1", "app2"}
     assert load.failures == []
     assert served_by() == before

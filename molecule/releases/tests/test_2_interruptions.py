@@ -190,8 +190,11 @@ def test_a_disk_is_full(fleet: Fleet, counting: Counting, task: str) -> None:
     on(
         "app2",
         "mkdir /mnt/full && mount -t tmpfs -o size=600m tmpfs /mnt/full && cp -a /srv/shop/. /mnt/full/"
-        " && mount --bind /mnt/full /srv/shop",
+        " && mount --bind /mnt/full /srv/shop"
+        # Services see the mounts that there were when they started.
+        " && systemctl restart nginx",
     )
+    wait_for_all(fleet)
     try:
         with counting(f"full disk at '{task}'"):
             if task == "Stage the release":
@@ -215,6 +218,7 @@ def test_a_disk_is_full(fleet: Fleet, counting: Counting, task: str) -> None:
         on(
             "app2",
             "umount /srv/shop && cp -a --remove-destination /mnt/full/. /srv/shop/"
-            " && umount /mnt/full && rmdir /mnt/full",
+            " && umount /mnt/full && rmdir /mnt/full && systemctl restart nginx",
         )
+    wait_for_all(fleet)
     next_deploy(fleet)

@@ -67,7 +67,8 @@ def test_hooks(fleet: Fleet, tmp_path: Path) -> None:
             "app_hooks": {"after_activate": [{"command": "sh -c 'echo no $TOKEN; exit 3'", "hosts": "one"}]},
         },
     )
-    assert "after_activate: 'sh -c 'echo no $TOKEN; exit 3'' ended with status 3" in said.replace("''", "'")
+    assert "after_activate: 'sh -c" in said.replace("''", "'")
+    assert "ended with status 3" in said
     assert SECRET not in said
     assert fleet.settled() == before
 
@@ -184,7 +185,7 @@ def test_the_lock_says_who_and_how_to_break_it(fleet: Fleet) -> None:
     fleet.settled()
     history = fleet.run("history.yml")
     assert re.search(r"20260101T000000Z-dead +deploy +v7 +alice@laptop .* interrupted \(app3\)", history), history
-    assert re.search(r"deploy .* bob@\S+ .* succeeded\s+<- live", " ".join(history.split())), history
+    assert re.search(r"deploy .* bob@\S+ .* succeeded <- live", history), history
 
 
 def test_two_deploys_at_a_time(fleet: Fleet) -> None:
