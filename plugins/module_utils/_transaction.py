@@ -464,7 +464,7 @@ def tell_history(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{first.get('by', '')}@{first.get('origin', '')}",
                 max(str(entry.get("ended") or "") for _host, entry in told),
                 "; ".join(
-                    what if len(on) == len(hosts) else f"{what} ({', '.join(on)})"
+                    what if len(set(on)) == len(hosts) else f"{what} ({', '.join(dict.fromkeys(on))})"
                     for what, on in sorted(outcomes.items())
                 )
                 + (" <- live" if len(live.get(deploy, [])) == len(hosts) else "")
