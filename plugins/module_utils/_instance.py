@@ -312,6 +312,22 @@ def disable(layout: Layout, unit: str) -> bool:
     return True
 
 
+def others(layout: Layout, systemd: Systemd, current: str | None) -> list[str]:
+    """List the units that run, start or stop and do not belong to the current release."""
+    return [unit for unit in systemd.active(*layout.unit_patterns) if layout.release_of(unit) != current]
+
+
+def stop_others(layout: Layout, systemd: Systemd, units: Sequence[str]) -> None:
+    """Stop units of releases that are not current, and let none of them run again by itself."""
+    if units:
+        systemd.stop(*units)
+    for unit in units:
+        release = layout.release_of(unit)
+        if unit != layout.unit_name(release):
+            disable(layout, unit)
+        layout.permit(release).unlink(missing_ok=True)
+
+
 def remove_units(layout: Layout, release: str) -> bool:
     """Take a release's units away; they must be stopped.
 

@@ -436,6 +436,11 @@ def manifest_of(layout: Layout, release: str) -> dict[str, Any]:
     return data
 
 
+def environment_of(layout: Layout, release: str) -> dict[str, str]:
+    """Return the environment of a release, secrets and all."""
+    return parse_environment_file((layout.release(release) / "env").read_text())
+
+
 def leftovers(layout: Layout) -> list[Path]:
     """List what an interrupted step left behind: half-made releases and builds."""
     return [

@@ -92,8 +92,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
     activate,
+    environment_of,
     manifest_of,
-    parse_environment_file,
     read_state,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import step
@@ -142,8 +142,7 @@ def main() -> None:
                 if release is not None:
                     processes = processes_of(layout, release, manifest_of(layout, release), module.params["primary"])
                     if processes.here or processes.elsewhere:
-                        environment = (layout.release(release) / "env").read_text()
-                        hidden = secrets_of(parse_environment_file(environment), layout.unit(release).read_text())
+                        hidden = secrets_of(environment_of(layout, release), layout.unit(release).read_text())
                     result["changed"] |= run_processes(layout, processes, systemd, module.params["settle"])
     except (ReleaseError, OSError) as error:
         module.fail_json(msg=mask(str(error), hidden), **result)

@@ -88,7 +88,6 @@ builds:
   returned: success
 """
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -96,7 +95,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd, disable, remove_units
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import Systemd, others, remove_units, stop_others
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
@@ -128,7 +127,7 @@ def retire(
             write_lock(layout, dataclasses.replace(lock, confirmed=True, label=parameters["confirm"]))
         confirm(layout, state.current, parameters["confirm"])
         state = read_state(layout)
-    stopping = [unit for unit in systemd.active(*layout.unit_patterns) if layout.release_of(unit) != state.current]
+    stopping = others(layout, systemd, state.current)
     plan = plan_prune(state, parameters["keep"], parameters["discard"])
     orphans = leftovers(layout)
     result = {
@@ -141,12 +140,7 @@ def retire(
         return result
     if stopping:
         time.sleep(parameters["drain"])
-        systemd.stop(*stopping)
-    for unit in stopping:
-        if unit != layout.unit_name(layout.release_of(unit)):
-            disable(layout, unit)
-        with contextlib.suppress(FileNotFoundError):
-            layout.permit(layout.release_of(unit)).unlink()
+    stop_others(layout, systemd, stopping)
     # A list and not a generator: every unit file must go, not only the first.
     removed = [remove_units(layout, release) for release in plan.releases]
     if any(removed):

@@ -104,7 +104,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._process import split_c
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
-    parse_environment_file,
+    environment_of,
     write_file,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import step
@@ -165,8 +165,9 @@ def run_command(layout: Layout, parameters: dict[str, Any], systemd: Systemd) ->
         time.sleep(0.5)
     hidden: set[str] = set()
     if parameters["release"]:
-        environment = parse_environment_file((layout.release(parameters["release"]) / "env").read_text())
-        hidden = secrets_of(environment, "\n".join([layout.name, parameters["command"]]))
+        hidden = secrets_of(
+            environment_of(layout, parameters["release"]), "\n".join([layout.name, parameters["command"]])
+        )
     printed = layout.permit(f"{parameters['task']}.log")
     write_file(printed, "", 0o600)
     done = subprocess.run(  # pylint: disable=ansible-bad-function

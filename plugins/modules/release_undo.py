@@ -95,22 +95,23 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import (
     Systemd,
-    disable,
     gate_from,
     mask,
+    others,
     pass_gate,
     processes_of,
     remove_units,
     run_processes,
     secrets_of,
+    stop_others,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     Layout,
     ReleaseError,
     activate,
+    environment_of,
     exclusive,
     manifest_of,
-    parse_environment_file,
     read_state,
     remove_tree,
     write_file,
@@ -150,8 +151,7 @@ def restart_processes(layout: Layout, release: str, systemd: Systemd, primary: b
     try:
         run_processes(layout, processes_of(layout, release, manifest_of(layout, release), primary), systemd, 0)
     except (ReleaseError, OSError) as error:
-        environment = parse_environment_file((layout.release(release) / "env").read_text())
-        return mask(str(error), secrets_of(environment, f"{layout.name}\n{release}"))
+        return mask(str(error), secrets_of(environment_of(layout, release), f"{layout.name}\n{release}"))
     return ""
 
 
@@ -169,15 +169,10 @@ def undo(layout: Layout, lock: Lock, parameters: dict[str, Any], systemd: System
         if previous:
             notes.append(restart_processes(layout, previous, systemd, parameters["primary"]))
     current = read_state(layout).current
-    stopping = [unit for unit in systemd.active(*layout.unit_patterns) if layout.release_of(unit) != current]
-    if stopping:
-        if flipped:
-            time.sleep(parameters["drain"])
-        systemd.stop(*stopping)
-        for unit in stopping:
-            if unit != layout.unit_name(layout.release_of(unit)):
-                disable(layout, unit)
-            layout.permit(layout.release_of(unit)).unlink(missing_ok=True)
+    stopping = others(layout, systemd, current)
+    if stopping and flipped:
+        time.sleep(parameters["drain"])
+    stop_others(layout, systemd, stopping)
     removed = False
     if lock.release and lock.release != current:
         layout.permit(lock.release).unlink(missing_ok=True)
