@@ -519,7 +519,7 @@ def gate(
 
 def take_away(layout: Layout, systemd: Systemd, wanted: Wanted) -> None:
     """Stop an instance that has not passed, and remove its release unless it was there before."""
-    systemd.stop(layout.unit_name(wanted.release))
+    systemd.discard(layout.unit_name(wanted.release))
     if wanted.created:
         remove_units(layout, wanted.release)
         systemd.reload()

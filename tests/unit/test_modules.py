@@ -220,6 +220,11 @@ class FakeSystemd(_instance.Systemd):
         for unit in units:
             self.states.pop(unit, None)
 
+    def discard(self, *units: str) -> None:
+        self.calls.append(" ".join(["discard", *units]))
+        for unit in units:
+            self.states.pop(unit, None)
+
     def state(self, unit: str) -> _instance.UnitState:
         return self.states.get(unit, STOPPED)
 
@@ -961,7 +966,7 @@ def test_an_instance_that_fails_its_gate_is_removed(
     )
     assert PASSWORD not in call.shown
     unit = f"shop@{RELEASE}.service"
-    assert systemd.calls == ["reload", f"start {unit}", f"stop {unit}", "reload"]
+    assert systemd.calls == ["reload", f"start {unit}", f"discard {unit}", "reload"]
     state = core.read_state(layout)
     assert (state.current, state.releases) == (OLD, (OLD,))
     assert [path.name for path in layout.releases.iterdir()] == [OLD]
@@ -1747,7 +1752,7 @@ def test_a_release_that_fails_when_it_is_staged_again_is_stopped_and_kept(
     assert message.endswith(
         "cannot connect with ********\nIt got no traffic and was stopped; the release before it goes on."
     )
-    assert systemd.calls == [f"start shop@{RELEASE}.service", f"stop shop@{RELEASE}.service"]
+    assert systemd.calls == [f"start shop@{RELEASE}.service", f"discard shop@{RELEASE}.service"]
     assert core.read_state(layout).releases == (OLD, RELEASE)
     assert not layout.permit(RELEASE).exists()
     assert PASSWORD not in call.shown
