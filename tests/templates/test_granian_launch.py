@@ -67,9 +67,7 @@ class Answer:
         self.unread = len(environ["wsgi.input"].read())
 
 
-def call(
-    launcher: Mapping[str, Any], app: App, body: bytes = b"", changes: Mapping[str, str] | None = None
-) -> Answer:
+def call(launcher: Mapping[str, Any], app: App, body: bytes = b"", changes: Mapping[str, str] | None = None) -> Answer:
     """Call an application as Granian does; an answer that is held open is given up after three blocks."""
     heads: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -104,10 +102,14 @@ def call(
         result.close()
     assert threads.busy == {}
     assert threads.failed == set()
-    return Answer(status, headers, isinstance(result, list), result if isinstance(result, list) else blocks, error, environ)
+    return Answer(
+        status, headers, isinstance(result, list), result if isinstance(result, list) else blocks, error, environ
+    )
 
 
-def answering(*blocks: bytes, status: str = "200 OK", headers: Iterable[tuple[str, str]] = (), listed: bool = False) -> App:
+def answering(
+    *blocks: bytes, status: str = "200 OK", headers: Iterable[tuple[str, str]] = (), listed: bool = False
+) -> App:
     """Return an application that gives one answer."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -237,7 +239,7 @@ def test_a_failure_halfway_does_not_end_the_answer(
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [*PLAIN, *headers])
-        return Body(closed)  # type: ignore[return-value]
+        return Body(closed)
 
     answer = call(launcher, app, b"unread")
     assert (answer.blocks, answer.error, answer.unread, closed) == (blocks, error, 0, ["closed"])
@@ -251,7 +253,7 @@ def test_half_of_the_threads_are_never_held(launcher: dict[str, Any], capsys: py
 
     def failing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)
-        return Body([])  # type: ignore[return-value]
+        return Body([])
 
     def start() -> Any:
         environ = {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "PATH_INFO": "/", "HTTP_HOST": "x"}
@@ -359,7 +361,7 @@ def test_the_application_is_imported_with_what_stands_around_it(
         signal.signal(signal.SIGTERM, before)
     environ = {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "PATH_INFO": "/", "HTTP_HOST": "x"}
     assert application(environ, lambda *_head: None) == [b"app inner outer"]
-    assert sys.path[0] == os.getcwd()
+    assert Path(sys.path[0]) == Path.cwd()
     assert str(tmp_path) not in sys.path
     note = tmp_path / "run" / f"worker-{os.getpid()}"
     end = time.monotonic() + 5

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,6 +60,17 @@ def holds_soon(condition: Callable[[], bool], seconds: float = 15) -> bool:
             pass
         time.sleep(0.2)
     return False
+
+
+def has_replaced(host: Host, before: list[int]) -> bool:
+    """Tell whether there are as many workers as before, without the first of these."""
+    now = workers(host)
+    return before[0] not in now and len(now) == len(before)
+
+
+def has_returned(host: Host, master: str) -> bool:
+    """Tell whether the instance serves again, with another main process."""
+    return show(host, "MainPID") not in ("0", master) and bool(echo(host))
 
 
 def permit(host: Host, release: str) -> None:
@@ -193,7 +205,9 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(address: str, host: Ho
 def test_answers_that_break_off_take_no_thread_for_long(address: str) -> None:
     """More of them than there are threads, from clients that give up; all the others are answered meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        broken = [pool.submit(ask_raw, address, b"GET /breaks HTTP/1.1\r\nHost: x\r\n\r\n", timeout=2) for _n in range(40)]
+        broken = [
+            pool.submit(ask_raw, address, b"GET /breaks HTTP/1.1\r\nHost: x\r\n\r\n", timeout=2) for _n in range(40)
+        ]
         before = time.monotonic()
         while not all(answer.done() for answer in broken):
             assert ask(address, "/").status == 200
@@ -269,7 +283,7 @@ def test_a_killed_worker_is_replaced(host: Host) -> None:
     """The number of workers stays, without a restart of the instance."""
     before, master = workers(host), show(host, "MainPID")
     host.run_test(f"kill -KILL {before[0]}")
-    assert holds_soon(lambda: before[0] not in (now := workers(host)) and len(now) == len(before))
+    assert holds_soon(partial(has_replaced, host, before))
     assert show(host, "MainPID") == master
     assert echo(host)["release"] == CURRENT
 
@@ -278,7 +292,7 @@ def test_a_killed_master_comes_back(host: Host) -> None:
     """The instance returns by itself, on the same socket and open to the web server."""
     master = show(host, "MainPID")
     host.run_test(f"kill -KILL {master}")
-    assert holds_soon(lambda: show(host, "MainPID") not in ("0", master) and bool(echo(host)))
+    assert holds_soon(partial(has_returned, host, master))
     assert echo(host)["release"] == CURRENT
 
 
@@ -364,7 +378,7 @@ def test_replacing_workers_loses_nothing() -> None:
 def stay_connected(host: Host) -> bool:
     """Tell whether an idle connection still takes a request after as long as the web server keeps it."""
     done = host.run("runuser -u www-data -- python3 -c %s", IDLE)
-    return done.stdout.split() == ["200", "200"]
+    return str(done.stdout).split() == ["200", "200"]
 
 
 IDLE = """
@@ -459,7 +473,7 @@ def test_a_stuck_worker_is_replaced_and_a_busy_one_is_not() -> None:
                 assert workers(host) == before
                 stuck = [pool.submit(ask_socket, host, SOCKET, "/stuck", timeout=40) for _turn in range(4)]
                 for answer in stuck:
-                    with pytest.raises(OSError, match="closed connection without response|Connection reset"):
+                    with pytest.raises(OSError, match=r"closed connection without response|Connection reset"):
                         answer.result()
             assert holds_soon(lambda host=host: len(workers(host)) == 2 and bool(echo(host)))  # type: ignore[misc]
             assert not set(before) & set(workers(host))
@@ -480,13 +494,13 @@ def test_an_instance_that_takes_no_request_is_restarted() -> None:
             assert holds_soon(lambda host=host: bool(echo(host)))  # type: ignore[misc]
             master = show(host, "MainPID")
             host.run_test(f"rm /run/echo/{CURRENT}/app.sock")
-            assert holds_soon(lambda host=host, master=master: show(host, "MainPID") != master and bool(echo(host)), 20)  # type: ignore[misc]
+            assert holds_soon(partial(has_returned, host, master), 20)
             master, before = show(host, "MainPID"), workers(host)
             host.run_test(f"kill -STOP {before[0]}")
-            assert holds_soon(lambda host=host, before=before: before[0] not in (now := workers(host)) and len(now) == len(before), 20)  # type: ignore[misc]
+            assert holds_soon(partial(has_replaced, host, before), 20)
             assert show(host, "MainPID") == master
             host.run_test(f"kill -STOP {master}")
-            assert holds_soon(lambda host=host, master=master: show(host, "MainPID") not in ("0", master) and bool(echo(host)), 30)  # type: ignore[misc]
+            assert holds_soon(partial(has_returned, host, master), 30)
             assert "watchdog" in host.check_output(f"journalctl --no-pager --unit {UNIT}").lower()
     finally:
         assert apply_role("granian", "wsgi.fleet.granian", {}).returncode == 0
