@@ -876,6 +876,37 @@ def test_a_release_is_made_started_and_asked(
     assert not layout.current.is_symlink()
 
 
+REQUIRES = [
+    {"distribution": "gunicorn", "below": "26", "otherwise": "eventlet: Gunicorn {version} has none"},
+    {"distribution": "gevent", "otherwise": "gevent is missing"},
+]
+
+
+def test_a_build_that_does_not_fulfil_what_settings_need_is_refused_before_anything_is_written(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments
+) -> None:
+    packages = layout.build(BUILD) / "venv/lib/python3.13/site-packages"
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 27.0.1\n", 0o644)
+    before = snapshot(layout.root)
+    for check in (True, False):
+        message = call.fails(release_stage, {**staged, "requires": REQUIRES}, check=check)
+        assert message == "eventlet: Gunicorn 27.0.1 has none\ngevent is missing"
+    assert {name: what for name, what in snapshot(layout.root).items() if name != ".lock"} == before
+    assert systemd.calls == []
+
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 25.3.0\n", 0o644)
+    core.write_file(packages / "gevent-26.9.0.dist-info/METADATA", "Name: gevent\nVersion: 26.9.0\n", 0o644)
+    # What is required of the build is no part of the release.
+    assert call(release_stage, {**staged, "requires": REQUIRES})["release"] == RELEASE
+
+
+def test_a_build_that_is_not_there_yet_is_not_looked_at(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd
+) -> None:
+    result = call(release_stage, {**STAGE, "directory": str(layout.root), "requires": REQUIRES}, check=True)
+    assert result["created"] is True
+
+
 def test_what_is_staged_shows_no_secret(call: Caller, staged: Arguments) -> None:
     result = call(release_stage, staged)
     assert result["diff"] == [
