@@ -20,7 +20,9 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND
+from ansible_collections.wsgi.fleet.plugins.module_utils._build import REQUIREMENT
 from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
+from ansible_collections.wsgi.fleet.plugins.module_utils._gunicorn import problems as problems_of_gunicorn
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
@@ -330,6 +332,8 @@ CHECKS: Mapping[str, Check] = {
     "app_shared_directories": _each(
         _pattern(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name")
     ),
+    "app_server_requirement": _pattern(REQUIREMENT, "is not a requirement: write it as name==version"),
+    "app_requirements": _each(_pattern(REQUIREMENT, "is not a requirement: write it as name==version")),
     "app_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
     "app_build_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
 }
@@ -493,6 +497,23 @@ def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -
                 yield Problem(name, hidden or message.removeprefix(f"argument '{name}' ").rstrip("."))
 
 
+def check_server(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """The settings of the app server can work together."""
+    for host in hosts:
+        if "app" not in host.groups or host.variables.get("app_server", "gunicorn") != "gunicorn":
+            continue
+        given = {name: value for name, value in host.variables.items() if name.startswith("gunicorn_")}
+        for variable, text in problems_of_gunicorn(given):
+            yield Problem(variable, text)
+        environment = host.variables.get("app_env")
+        if isinstance(environment, Mapping) and "GUNICORN_CMD_ARGS" in environment:
+            yield Problem(
+                "app_env",
+                "GUNICORN_CMD_ARGS would stand above the configuration of an instance: write the variables of "
+                "the role gunicorn instead",
+            )
+
+
 def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
     """The source is of a known kind, and what lies on the controller is there."""
     for host in [host for host in hosts if "app" in host.groups][:1]:
@@ -614,6 +635,7 @@ def check_app_file(
         *check_templates(hosts),
         *check_specs(hosts, specs),
         *check_values(hosts),
+        *check_server(hosts),
         *check_source(hosts),
         *check_drain(hosts),
     }
@@ -622,6 +644,7 @@ def check_app_file(
         *check_required(after, required, specs.keys(), f"in {file.path}"),
         *check_specs(after, specs),
         *check_values(after),
+        *check_server(after),
         *check_source(after),
         *check_drain(after),
     ):
@@ -711,6 +734,7 @@ def check_inventory(
         *check_required(hosts, () if files else required, specs.keys()),
         *check_specs(hosts, specs),
         *check_values(hosts),
+        *check_server(hosts),
         *check_fleet_wide(hosts),
         *check_source(hosts),
         *check_drain(hosts),

@@ -30,6 +30,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsgi.fleet.plugins.action import preflight
 from ansible_collections.wsgi.fleet.plugins.action import release_begin as begin_action
+from ansible_collections.wsgi.fleet.plugins.module_utils import _build as core_of_builds
 from ansible_collections.wsgi.fleet.plugins.module_utils import _instance
 from ansible_collections.wsgi.fleet.plugins.module_utils import _release as core
 from ansible_collections.wsgi.fleet.plugins.module_utils import _transaction as transaction
@@ -664,7 +665,7 @@ def build(tmp_path: Path, builder: Builder) -> dict[str, Any]:
         "directory": str(tmp_path / "srv"),
         "build": BUILD,
         "source": str(tmp_path / "source.tar.gz"),
-        "server": "gunicorn==27.0.1",
+        "requirements": ["gunicorn==27.0.1"],
         "module": "shop:app",
         "uv": "uv==0.9",
         "user": "shop",
@@ -699,6 +700,26 @@ def test_a_build_is_made_once(call: Caller, tmp_path: Path, builder: Builder, bu
     assert (again["changed"], again["built"]) == (False, False)
     assert len(builder.commands) == count
     assert snapshot(target) == before
+
+
+def test_what_the_application_brings_is_not_installed_again(
+    call: Caller, builder: Builder, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it lacks comes in one installation, so that the versions fit each other."""
+    monkeypatch.setattr(core_of_builds, "distribution_installed", lambda _venv, name: name == "gunicorn")
+    requirements = ["gunicorn[gevent]==27.0.1", "gevent==26.9.0", "packaging", "gevent==25.9.1"]
+    call(release_build, build | {"requirements": requirements})
+    assert [line for line in builder.commands if "gevent" in line] == [
+        f"/tools/uv-0.9/bin/uv pip install --python {VENV} --compile-bytecode packaging gevent==25.9.1"
+    ]
+
+
+def test_an_application_that_brings_all_gets_nothing_more(
+    call: Caller, builder: Builder, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_of_builds, "distribution_installed", lambda _venv, _name: True)
+    call(release_build, build | {"requirements": ["gunicorn==27.0.1", "gevent==26.9.0"]})
+    assert sum("pip install" in line for line in builder.commands) == 1
 
 
 def test_check_mode_builds_nothing(call: Caller, tmp_path: Path, builder: Builder, build: Arguments) -> None:
@@ -741,7 +762,7 @@ def test_a_callable_that_is_not_there_is_named(call: Caller, builder: Builder, b
     ("change", "message"),
     [
         ({"user": "nobody-here"}, "user: there is no account 'nobody-here' on this host"),
-        ({"server": "==27"}, "'==27' is not a requirement: write it as 'name==version'"),
+        ({"requirements": ["gunicorn==27.0.1", "==27"]}, "'==27' is not a requirement: write it as 'name==version'"),
         ({"dependencies": "setup.cfg"}, "app_dependencies: 'setup.cfg' is not in the source. At its top there is: "
          "requirements.txt, shop.py. Name the file as a path from there, or leave the variable out to have one found."),
         ({"archive": "/nowhere", "checksum": "0" * 64},
@@ -858,6 +879,37 @@ def test_a_release_is_made_started_and_asked(
     assert layout.permit(RELEASE).is_file()
     assert stat.S_IMODE((layout.root / "shared/uploads").stat().st_mode) == 0o750
     assert not layout.current.is_symlink()
+
+
+REQUIRES = [
+    {"distribution": "gunicorn", "below": "26", "otherwise": "eventlet: Gunicorn {version} has none"},
+    {"distribution": "gevent", "otherwise": "gevent is missing"},
+]
+
+
+def test_a_build_that_does_not_fulfil_what_settings_need_is_refused_before_anything_is_written(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments
+) -> None:
+    packages = layout.build(BUILD) / "venv/lib/python3.13/site-packages"
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 27.0.1\n", 0o644)
+    before = snapshot(layout.root)
+    for check in (True, False):
+        message = call.fails(release_stage, {**staged, "requires": REQUIRES}, check=check)
+        assert message == "eventlet: Gunicorn 27.0.1 has none\ngevent is missing"
+    assert {name: what for name, what in snapshot(layout.root).items() if name != ".lock"} == before
+    assert systemd.calls == []
+
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 25.3.0\n", 0o644)
+    core.write_file(packages / "gevent-26.9.0.dist-info/METADATA", "Name: gevent\nVersion: 26.9.0\n", 0o644)
+    # What is required of the build is no part of the release.
+    assert call(release_stage, {**staged, "requires": REQUIRES})["release"] == RELEASE
+
+
+def test_a_build_that_is_not_there_yet_is_not_looked_at(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd
+) -> None:
+    result = call(release_stage, {**STAGE, "directory": str(layout.root), "requires": REQUIRES}, check=True)
+    assert result["created"] is True
 
 
 def test_what_is_staged_shows_no_secret(call: Caller, staged: Arguments) -> None:

@@ -102,6 +102,9 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_static", [{"url": "/static", "path": "x"}], "url '/static' must start and end with a slash"),
         ("app_static", [{"url": "/static/", "path": "../x"}], "path '../x' must lie inside the source"),
         ("app_python", "python2", "'python2' is not an interpreter: write a path such as /usr/bin/python3"),
+        ("app_requirements", ["-r more.txt"], "'-r more.txt' is not a requirement: write it as name==version"),
+        ("app_requirements", "gevent==26.9.0", "'gevent==26.9.0' is not a list"),
+        ("app_server_requirement", "gunicorn 27", "'gunicorn 27' is not a requirement: write it as name==version"),
         ("app_packages", ["libpq5; id"], "'libpq5; id' is not a package name"),
         ("app_shared_directories", ["../x"], "'../x' is not a plain directory name"),
         ("app_socket_group", "a b", "'a b' is not a group name"),
@@ -118,6 +121,9 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_host_names", ["a\r\nb"], r"'a\r\nb' holds a line break or another control character"),
         ("app_health_path", "/\x7f", r"'/\x7f' holds a line break or another control character"),
         ("nginx_sites", [{"name": "a\nb", "upstream": "x"}], r"'a\nb' holds a line break"),
+        ("gunicorn_settings", {"bind": "x"}, "bind follows from how an instance is wired and cannot be set: take it"),
+        ("gunicorn_workers", 0, "'0' is not a number of processes"),
+        ("app_env", {"GUNICORN_CMD_ARGS": "--bind=:80"}, "GUNICORN_CMD_ARGS would stand above the configuration"),
         ("redis_memory_policy", "none", "must be one of: allkeys-lru"),
     ],
 )  # fmt: skip
@@ -125,6 +131,26 @@ def test_a_bad_value_is_named_with_its_remedy(variable: str, value: Any, fragmen
     (problem,) = check_with({variable: value})
     assert problem.startswith(f"{variable}: ")
     assert fragment in problem
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"gunicorn_worker_class": "sync", "gunicorn_threads": 4},
+         "gunicorn_threads: 4 has no effect with gunicorn_worker_class: 'sync': use gthread, or take gunicorn_threads "
+         "out"),
+        ({"gunicorn_worker_class": "gevent", "gunicorn_preload": True}, "gunicorn_preload: true loads the application"),
+        ({"gunicorn_max_requests_jitter": 5}, "gunicorn_max_requests_jitter: 5 has no effect without"),
+        # Another server has no use for any of them.
+        ({"app_server": "uwsgi", "gunicorn_worker_class": "sync", "gunicorn_threads": 4}, None),
+        ({"app_server": "uwsgi", "app_env": {"GUNICORN_CMD_ARGS": "x"}}, None),
+        ({"gunicorn_worker_class": "sync", "gunicorn_threads": 1, "gunicorn_keepalive": 0}, None),
+    ],
+)  # fmt: skip
+def test_settings_of_gunicorn_fit_each_other(variables: Mapping[str, Any], expected: str | None) -> None:
+    found = check_with(variables)
+    assert len(found) == (expected is not None)
+    assert all(problem.startswith(expected or "-") for problem in found)
 
 
 @pytest.mark.parametrize(
@@ -410,6 +436,8 @@ def test_good_applications_have_no_problems() -> None:
          "have set 'app_modul')"),
         (app_file("blog", app_module="a b"), "apps/blog.yml: app_module: 'a b' is not a WSGI callable"),
         (app_file("blog", granian_log_level="loud"), "apps/blog.yml: granian_log_level: value of granian_log_level must"),
+        (app_file("blog", gunicorn_worker_class="sync", gunicorn_threads=4), "apps/blog.yml: gunicorn_threads: 4 has "
+         "no effect with gunicorn_worker_class: 'sync'"),
         (app_file("blog", app_server="waitress"), "apps/blog.yml: app_server: value of app_server must be one of"),
         (app_file("blog", app_source="./nowhere"), "apps/blog.yml: app_source: './nowhere' is neither a directory"),
         (app_file("blog", app_env={"A": 5}), "apps/blog.yml: app_env: the value of A is not text but int"),
