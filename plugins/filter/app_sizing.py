@@ -15,11 +15,11 @@ description:
     application says of itself.
   - C(memory) = C(memory_mb) of the host, rounded down to a multiple of 64 MiB, so that hosts of one kind get the
     same numbers.
-  - C(budget) = C(memory) × O(memory_share), rounded down. It is what all of the application may take.
-  - C(processors) = C(cpus) × O(cpu_share), rounded down, at least 1; at most C(cpu_quota) of O(limits), rounded up to
+  - C(budget) = C(memory) * O(memory_share), rounded down. It is what all of the application may take.
+  - C(processors) = C(cpus) * O(cpu_share), rounded down, at least 1; at most C(cpu_quota) of O(limits), rounded up to
     whole processors.
-  - C(processes) = the least of C(processors), C(budget) ÷ (2 × O(worker_memory)) and, where O(limits) has it,
-    C(memory_max) ÷ O(worker_memory), each rounded down; at least 1. The 2 is there since a deploy has two instances
+  - C(processes) = the least of C(processors), C(budget) / (2 * O(worker_memory)) and, where O(limits) has it,
+    C(memory_max) / O(worker_memory), each rounded down; at least 1. The 2 is there since a deploy has two instances
     at a time, the old one and the new one. There is one process per processor and not a multiple of it, since
     further ones only compete for the processors, with eight on two of them at 0.79 of the rate of two.
   - C(threads) = 4, 8 or 32 for O(workload=cpu), O(workload=mixed) and O(workload=io). A process computes for one
@@ -99,7 +99,9 @@ def app_sizing(host: Any, **options: Any) -> dict[str, int]:
     :raises AnsibleFilterError: for a host that does not tell what it has, and for what does not fit.
     """
     if not isinstance(host, Mapping) or not {"cpus", "memory_mb"} <= set(host):
-        raise AnsibleFilterError("app_sizing: the host must have cpus and memory_mb, as wsgi.fleet.host_info tells them")
+        raise AnsibleFilterError(
+            "app_sizing: the host must have cpus and memory_mb, as wsgi.fleet.host_info tells them"
+        )
     try:
         return asdict(sizing(host["cpus"], host["memory_mb"], **options))
     except SizingError as error:

@@ -45,8 +45,8 @@ TASKS = re.compile(r"infinity|[1-9][0-9]{0,6}")
 
 #: Limits, with the directive of systemd, the form and the remedy.
 LIMITS: Mapping[str, tuple[str, re.Pattern[str], str]] = {
-    "memory_max": ("MemoryMax", MEMORY, "write a size such as 512M, a share of the host's memory such as 50%, or infinity"),
-    "memory_high": ("MemoryHigh", MEMORY, "write a size such as 400M, a share of the host's memory such as 40%, or infinity"),
+    "memory_max": ("MemoryMax", MEMORY, "write a size such as 512M, a share of the host's such as 50%, or infinity"),
+    "memory_high": ("MemoryHigh", MEMORY, "write a size such as 400M, a share of the host's such as 40%, or infinity"),
     "memory_swap_max": ("MemorySwapMax", SWAP, "write 0, a size such as 512M, a share such as 10%, or infinity"),
     "cpu_quota": ("CPUQuota", QUOTA, "write a share of one processor such as 150%"),
     "tasks_max": ("TasksMax", TASKS, "write a number of processes and threads such as 500, or infinity"),
@@ -126,7 +126,7 @@ def _whole(name: str, value: Any, least: int) -> int:
     return value
 
 
-def sizing(  # noqa: PLR0913 -- each is a quantity of its own
+def sizing(
     cpus: int,
     memory_mb: int,
     *,

@@ -130,7 +130,7 @@ def test_what_a_package_allows_is_taken_back(needs: dict[str, Any]) -> None:
     """Lists of a unit and of its drop-ins add up, so that the first line of each empties it."""
     lines = core.directives(needs)
     for name in ("CapabilityBoundingSet", "RestrictAddressFamilies", "SystemCallFilter"):
-        assert [line for line in lines if line.startswith(name)][0] == f"{name}="
+        assert next(line for line in lines if line.startswith(name)) == f"{name}="
 
 
 def test_every_line_is_one_assignment() -> None:

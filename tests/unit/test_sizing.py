@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -18,11 +19,9 @@ SHARE = st.floats(0.01, 1)
 
 def size(cpus: int, memory_mb: int, **options: Any) -> core.Sizing | None:
     """Return the size, or nothing where not even one process fits."""
-    try:
+    with contextlib.suppress(core.SizingError):
         return core.sizing(cpus, memory_mb, **options)
-    except core.SizingError as error:
-        assert "does not fit into" in str(error)
-        return None
+    return None
 
 
 @pytest.mark.parametrize(
@@ -65,8 +64,7 @@ def test_hosts_of_one_kind_get_the_same(one: int, other: int) -> None:
 
 @given(CPUS, MEMORY, WORKLOADS, WORKER, SHARE, SHARE)
 def test_it_fits(cpus: int, memory: int, workload: str, worker: int, share: float, cpu_share: float) -> None:
-    """Never nothing, never more processes than processors; both instances of a deploy, if there is more than one
-    process, stay within the share."""
+    """Never nothing, never more processes than processors, and both instances of a deploy stay within the share."""
     found = size(cpus, memory, workload=workload, worker_memory=worker, memory_share=share, cpu_share=cpu_share)
     if found is None:
         assert worker > int(memory // 64 * 64 * share)
@@ -132,8 +130,8 @@ def test_limits_only_take_away(cpus: int, memory: int, most: int, quota: int) ->
         (
             {"worker_memory": 7000},
             r"app_worker_memory: a process of 7000 MiB does not fit into the 6553 MiB that are the application's on "
-            r"this host: write what one takes, raise app_memory_share \(0\.8\) or app_limits\.memory_max, or take a host "
-            "with more memory",
+            r"this host: write what one takes, raise app_memory_share \(0\.8\) or app_limits\.memory_max, or take a "
+            "host with more memory",
         ),
         ({"limits": {"memory_max": "100M"}}, "a process of 128 MiB does not fit into the 100 MiB"),
     ],
@@ -151,7 +149,10 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -
         ({"memory_max": "2G"}, ["MemoryMax=2G", "MemorySwapMax=0"]),
         ({"memory_max": "infinity"}, ["MemoryMax=infinity"]),
         ({"memory_swap_max": "1G"}, ["MemoryMax=1500M", "MemorySwapMax=1G"]),
-        ({"tasks_max": 300, "cpu_quota": "150%"}, ["MemoryMax=1500M", "MemorySwapMax=0", "CPUQuota=150%", "TasksMax=300"]),
+        (
+            {"tasks_max": 300, "cpu_quota": "150%"},
+            ["MemoryMax=1500M", "MemorySwapMax=0", "CPUQuota=150%", "TasksMax=300"],
+        ),
         (
             {"memory_high": "1G", "memory_max": "100%", "memory_swap_max": 0},
             ["MemoryMax=100%", "MemoryHigh=1G", "MemorySwapMax=0"],
@@ -171,7 +172,10 @@ def test_without_a_size_there_is_no_limit_by_default() -> None:
     ("limits", "message"),
     [
         ([], "app_limits: is not a dictionary: write {memory_max: 512M}"),
-        ({"memory": "1G"}, "app_limits: 'memory' is not a limit: use memory_max, memory_high, memory_swap_max, cpu_quota,"),
+        (
+            {"memory": "1G"},
+            "app_limits: 'memory' is not a limit: use memory_max, memory_high, memory_swap_max, cpu_quota,",
+        ),
         ({5: "1G"}, "app_limits: '5' is not a limit"),
         ({"memory_max": 512}, "app_limits: memory_max: '512' is not a limit: write a size such as 512M"),
         ({"memory_max": "0M"}, "memory_max: '0M' is not a limit"),

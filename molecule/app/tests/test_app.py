@@ -248,7 +248,8 @@ def test_the_application_owns_nothing_that_runs(host: Host) -> None:
         assert any(path.endswith(ending) for path in files)
     # -writable asks the kernel, as that account; links are what they lead to.
     writable = host.check_output(
-        f"runuser -u shop -- find -L {everything} -path /srv/shop/./shared -prune -o -writable -print 2>/dev/null || true"
+        f"runuser -u shop -- find -L {everything} -path /srv/shop/./shared -prune -o -writable -print"
+        " 2>/dev/null || true"
     )
     assert set(writable.split()) <= {"/dev/null"}
     tried = {
@@ -267,7 +268,10 @@ def test_the_application_owns_nothing_that_runs(host: Host) -> None:
         done = host.run("runuser -u shop -- sh -c %s", command)
         assert said in done.stderr, command
         assert (done.rc == 0) is (said == ""), command
-    assert host.check_output("find / -xdev -user shop ! -path '/proc/*' ! -path '/srv/shop/shared*' ! -path '/tmp/*'") == ""
+    assert (
+        host.check_output("find / -xdev -user shop ! -path '/proc/*' ! -path '/srv/shop/shared*' ! -path '/tmp/*'")
+        == ""
+    )
 
 
 def test_release_says_what_it_is(host: Host) -> None:

@@ -110,7 +110,8 @@ def test_workers_see_no_processes_of_others(host: Host) -> None:
 # What is left is being root at the start, the network, and the capabilities of the table above. Unconfined, nginx and
 # HAProxy are at 9.6. Redis is never root.
 @pytest.mark.parametrize(
-    ("unit", "limit"), [("nginx", 2.5), ("haproxy", 2.5), ("redis-server", 1.3), ("memcached", 2.1), ("keepalived", 2.2)]
+    ("unit", "limit"),
+    [("nginx", 2.5), ("haproxy", 2.5), ("redis-server", 1.3), ("memcached", 2.1), ("keepalived", 2.2)],
 )
 def test_exposure(host: Host, unit: str, limit: float) -> None:
     """systemd's own judgement of the unit that serves, also once it has been reloaded."""
