@@ -151,11 +151,12 @@ def test_nginx_opens_its_logs_anew(host: Host, address: str) -> None:
     until = time.monotonic() + 5
     while not host.file("/var/log/nginx/access.log").exists and time.monotonic() < until:
         time.sleep(0.1)
-    ask(address, "/after-rotation")
-    while "/after-rotation" not in host.file("/var/log/nginx/access.log").content_string and time.monotonic() < until:
+    path = f"/after-rotation-{time.time_ns()}"
+    ask(address, path)
+    while path not in host.file("/var/log/nginx/access.log").content_string and time.monotonic() < until:
         time.sleep(0.1)
-    assert "/after-rotation" in host.file("/var/log/nginx/access.log").content_string
-    assert "/after-rotation" not in host.file("/var/log/nginx/access.log.1").content_string
+    assert path in host.file("/var/log/nginx/access.log").content_string
+    assert path not in host.file("/var/log/nginx/access.log.1").content_string
 
 
 def test_haproxy_works(host: Host, address: str) -> None:
