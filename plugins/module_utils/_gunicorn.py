@@ -92,7 +92,7 @@ LEAST: Mapping[str, int] = {
     "gunicorn_max_requests": 0,
     "gunicorn_max_requests_jitter": 0,
 }
-WORKERS = re.compile(r"auto|[1-9][0-9]{0,3}")
+COUNT = re.compile(r"auto|[1-9][0-9]{0,3}")
 SETTING = re.compile(r"[a-z][a-z0-9_]*")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
@@ -122,10 +122,16 @@ def problems(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     name = str(given.get("gunicorn_worker_class", "gthread"))
     worker = CLASSES.get(name)
     workers = given.get("gunicorn_workers", "auto")
-    if not WORKERS.fullmatch(str(workers)):
+    if not COUNT.fullmatch(str(workers)):
         yield (
             "gunicorn_workers",
             f"{str(workers)!r} is not a number of processes: write a number from 1 on, or auto for one per processor",
+        )
+    threads = given.get("gunicorn_threads", "auto")
+    if _number(given, "gunicorn_threads") is None and not COUNT.fullmatch(str(threads)):
+        yield (
+            "gunicorn_threads",
+            f"{str(threads)!r} is not a number of threads: write a number from 1 on, or auto",
         )
     for variable, least in LEAST.items():
         number = _number(given, variable)

@@ -26,6 +26,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._gunicorn import proble
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
+from ansible_collections.wsgi.fleet.plugins.module_utils._sizing import SizingError, read_limits
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
@@ -287,6 +288,29 @@ def _positive(value: Any) -> str | None:
     return f"{_show(value)} must be a number above 0"
 
 
+def _share(value: Any) -> str | None:
+    try:
+        if not isinstance(value, bool) and 0 < float(value) <= 1:
+            return None
+    except (TypeError, ValueError):
+        pass
+    return f"{_show(value)} is not a share: write a number above 0 and up to 1, such as 0.5"
+
+
+def _limits(value: Any) -> str | None:
+    try:
+        read_limits(value)
+    except SizingError as error:
+        return str(error).removeprefix("app_limits: ")
+    return None
+
+
+def _threads(value: Any) -> str | None:
+    if not isinstance(value, bool) and re.fullmatch(r"auto|[1-9][0-9]{0,3}", str(value)):
+        return None
+    return f"{_show(value)} is not a number of threads: write a number from 1 on, or auto"
+
+
 def _network(value: Any) -> str | None:
     try:
         ipaddress.ip_network(value, strict=False)
@@ -311,6 +335,11 @@ CHECKS: Mapping[str, Check] = {
     "app_health_status": _each(_status),
     "app_health_body": _health_body,
     "app_health_deadline": _positive,
+    "app_worker_memory": _positive,
+    "app_memory_share": _share,
+    "app_cpu_share": _share,
+    "app_limits": _limits,
+    "uwsgi_threads": _threads,
     "app_maintenance_allow": _each(_network),
     "app_maintenance_retry_after": _positive,
     "app_health_interval": _positive,

@@ -27,6 +27,7 @@ COMMON = {
 #: What the hosts of an inventory are asked for.
 ASKED = [
     "__fleet_address",
+    "__fleet_app_memory_share",
     "__fleet_cache_directory",
     "__fleet_cache_memory_share",
     "__fleet_nginx_port",
@@ -213,6 +214,7 @@ FLEETS = {
                 "__fleet_address": "203.0.113.10",
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/health?deep=1"],
                 "__fleet_cache_memory_share": 0.2,
+                "__fleet_app_memory_share": 0.5,
                 "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [
                     {
@@ -312,6 +314,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.30",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.3,
                 "fleet_packages": ["redis-server"],
                 "fleet_sandbox_units": ["redis-server"],
             },
@@ -319,6 +322,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "203.0.113.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 # Here nginx would listen, if this host ran it.
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/health"],
                 "__fleet_nginx_port": 8080,
@@ -380,6 +384,7 @@ FLEETS = {
                 "__fleet_address": "app1.example.com",
                 "fleet_app_check_urls": ["http://127.0.0.1:80/"],
                 "__fleet_cache_memory_share": 0.2,
+                "__fleet_app_memory_share": 0.6,
                 "__fleet_nginx_port": 80,
                 "fleet_nginx_sites": [
                     {
@@ -467,6 +472,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
@@ -474,6 +480,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.11",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
@@ -601,6 +608,7 @@ app_health_host: localhost
                     "fleet_accounts": ["blog", "blog-build", "shop", "shop-build", "wiki", "wiki-build"],
                     "__fleet_address": address,
                     "__fleet_cache_memory_share": 0.2,
+                    "__fleet_app_memory_share": 0.2666,
                     "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "libxml2"],
                     "fleet_sandbox_units": ["nginx"],
                 }
@@ -610,6 +618,7 @@ app_health_host: localhost
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.30",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.1,
                 "fleet_packages": ["redis-server"],
                 "fleet_sandbox_units": ["redis-server"],
             },
@@ -617,6 +626,7 @@ app_health_host: localhost
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.2333,
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/status?deep=1"],
                 "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [{**site, "listen": 8080} for site in SITES],
@@ -628,6 +638,7 @@ app_health_host: localhost
 }
 #: The same in every inventory.
 ALWAYS = {
+    "__fleet_app_memory_share": 0.8,
     "__fleet_cache_directory": "/var/cache/tests/wsgi.fleet",
     "fleet_certificate_method": "none",
     "fleet_certificate_path": "/etc/ssl/wsgi.fleet/fleet.pem",

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wsgi.fleet.plugins.filter import (
+    app_sizing,
     build_id,
     haproxy_servers,
     host_batches,
+    limit_directives,
     process_units,
     python_literal,
     release_history,
@@ -24,9 +26,11 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("module", "name"),
     [
+        (app_sizing, "app_sizing"),
         (build_id, "build_id"),
         (haproxy_servers, "haproxy_servers"),
         (host_batches, "host_batches"),
+        (limit_directives, "limit_directives"),
         (process_units, "process_units"),
         (python_literal, "python_literal"),
         (release_history, "release_history"),
