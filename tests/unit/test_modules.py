@@ -30,6 +30,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsgi.fleet.plugins.action import preflight
 from ansible_collections.wsgi.fleet.plugins.action import release_begin as begin_action
+from ansible_collections.wsgi.fleet.plugins.module_utils import _build as builds
 from ansible_collections.wsgi.fleet.plugins.module_utils import _instance
 from ansible_collections.wsgi.fleet.plugins.module_utils import _release as core
 from ansible_collections.wsgi.fleet.plugins.module_utils import _transaction as transaction
@@ -634,8 +635,8 @@ class Builder:
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
     fake = Builder(tmp_path)
     core.write_file(tmp_path / "tools/uv-0.9/bin/uv", "", 0o755)
-    monkeypatch.setattr(release_build, "TOOLS", tmp_path / "tools")
-    monkeypatch.setattr(release_build, "TRUST", tmp_path / "no-trust-store")
+    monkeypatch.setattr(builds, "TOOLS", tmp_path / "tools")
+    monkeypatch.setattr(builds, "TRUST", tmp_path / "no-trust-store")
     monkeypatch.setattr(release_build, "Path", fake.path)
     monkeypatch.setattr(release_build, "Runner", fake.runner)
     monkeypatch.setattr(release_build, "own", lambda *owner: fake.owners.append(owner))
