@@ -18,6 +18,11 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import Release
 
 #: Looked for in this order at the top of the source.
 DEPENDENCY_FILES = ("uv.lock", "requirements.txt", "pyproject.toml")
+#: A name, extras in brackets, and versions, an address or markers, as in PEP 508.
+REQUIREMENT = re.compile(
+    r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
+    r"\s*(?:\[[A-Za-z0-9._, -]*\]\s*)?(?:[<>=!~;@(][^\r\n]*)?"
+)
 #: Distributions that hold the same program; one would overwrite files of the other.
 SAME_PROGRAM = (frozenset({"uwsgi", "pyuwsgi"}),)
 
@@ -128,13 +133,35 @@ def install_commands(
     return commands
 
 
+def lacking(venv: Path, requirements: Sequence[str]) -> list[str]:
+    """List the requirements whose distribution is not installed in a virtual environment.
+
+    :param requirements: of two for the same distribution, the later one counts.
+    :raises ReleaseError: for what is no requirement.
+    """
+    wanted: dict[frozenset[str], str] = {}
+    for requirement in requirements:
+        name = requirement_name(requirement)
+        wanted.pop(_same_program(name), None)
+        wanted[_same_program(name)] = requirement
+    return [
+        requirement
+        for requirement in wanted.values()
+        if not distribution_installed(venv, requirement_name(requirement))
+    ]
+
+
 def distribution_installed(venv: Path, name: str) -> bool:
     """Tell whether a distribution, or the same program by another name, is installed in a virtual environment."""
-    plain = _plain_name(name)
-    wanted = next((names for names in SAME_PROGRAM if plain in names), frozenset({plain}))
+    wanted = _same_program(name)
     return any(
         _plain_name(path.name.split("-")[0]) in wanted for path in venv.glob("lib/python*/site-packages/*.dist-info")
     )
+
+
+def _same_program(name: str) -> frozenset[str]:
+    plain = _plain_name(name)
+    return next((names for names in SAME_PROGRAM if plain in names), frozenset({plain}))
 
 
 def _plain_name(name: str) -> str:
@@ -142,8 +169,11 @@ def _plain_name(name: str) -> str:
 
 
 def requirement_name(requirement: str) -> str:
-    """Return the distribution that a requirement names."""
-    match = re.match(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)", requirement)
+    """Return the distribution that a requirement names, whatever extras, versions and markers follow.
+
+    :raises ReleaseError: for what is no requirement, such as a path or an option of the installer.
+    """
+    match = REQUIREMENT.fullmatch(requirement)
     if match is None:
         raise ReleaseError(f"'{requirement}' is not a requirement: write it as 'name==version'")
     return match[1]

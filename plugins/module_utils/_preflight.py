@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND
+from ansible_collections.wsgi.fleet.plugins.module_utils._build import REQUIREMENT
 from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
@@ -330,6 +331,8 @@ CHECKS: Mapping[str, Check] = {
     "app_shared_directories": _each(
         _pattern(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name")
     ),
+    "app_server_requirement": _pattern(REQUIREMENT, "is not a requirement: write it as name==version"),
+    "app_requirements": _each(_pattern(REQUIREMENT, "is not a requirement: write it as name==version")),
     "app_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
     "app_build_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
 }

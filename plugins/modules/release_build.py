@@ -55,11 +55,14 @@ options:
       - A requirements file with hashes is installed with every hash required.
     type: str
     default: auto
-  server:
+  requirements:
     description:
-      - Requirement of the app server, such as V(gunicorn==27.0.1). It is installed only if the
-        application does not bring a version of its own.
-    type: str
+      - Further requirements, such as that of the app server. Each is installed only if the
+        application does not bring a version of that distribution itself; extras are not looked at.
+      - Of two for the same distribution, the later one counts.
+    type: list
+    elements: str
+    default: []
   module:
     description: The WSGI callable as C(package.module:attribute); its package must be there.
     type: str
@@ -98,7 +101,8 @@ EXAMPLES = r"""
     directory: /srv/shop
     build: 3f9c1e0b7a2d
     source: /var/tmp/shop-source.tar.gz
-    server: gunicorn==27.0.1
+    requirements:
+      - gunicorn==27.0.1
     user: shop-build
     pack: /var/tmp/shop-3f9c1e0b7a2d.tar.zst
 """
@@ -138,14 +142,13 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._build import (
     Plan,
     Runner,
     base_environment,
-    distribution_installed,
     find_tool,
     install_commands,
+    lacking,
     modules_at_top,
     own,
     pack,
     plan_dependencies,
-    requirement_name,
     unpack,
     unpack_source,
 )
@@ -217,11 +220,10 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
     packages = [parameters["requirement"]] if parameters["requirement"] else []
     for command in install_commands(uv, parameters["python"], venv, code, plan, packages):
         run(command, code)
-    server = parameters["server"]
-    if server and not distribution_installed(venv, requirement_name(server)):
+    if further := lacking(venv, parameters["requirements"]):
         run(
             [uv, "pip", "install", "--python", str(venv / "bin" / "python"),
-             "--compile-bytecode", server],
+             "--compile-bytecode", *further],
             code,
         )  # fmt: skip
     if parameters["module"]:
@@ -283,7 +285,7 @@ def main() -> None:
             "checksum": {"type": "str"},
             "pack": {"type": "path"},
             "dependencies": {"type": "str", "default": "auto"},
-            "server": {"type": "str"},
+            "requirements": {"type": "list", "elements": "str", "default": []},
             "module": {"type": "str"},
             "python": {"type": "str", "default": "/usr/bin/python3"},
             "uv": {"type": "str", "default": "uv"},

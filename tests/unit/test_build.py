@@ -135,16 +135,40 @@ def test_uwsgi_is_found_by_any_of_its_names(tmp_path: Path, brought: str, wanted
 
 @pytest.mark.parametrize(
     ("requirement", "name"),
-    [("gunicorn==27.0.1", "gunicorn"), ("uvicorn[standard]>=0.3", "uvicorn"), (" a.b-c ; x", "a.b-c"), ("a", "a")],
-)
+    [
+        ("gunicorn==27.0.1", "gunicorn"), ("uvicorn[standard]>=0.3", "uvicorn"), (" a.b-c ; x", "a.b-c"), ("a", "a"),
+        ("gunicorn<26,>=25", "gunicorn"), ("gunicorn [gevent, setproctitle] ~= 27.0", "gunicorn"),
+        ("tool @ https://example.com/tool-1.whl", "tool"), ("tool (>=1)", "tool"),
+    ],
+)  # fmt: skip
 def test_the_name_in_a_requirement(requirement: str, name: str) -> None:
     assert core.requirement_name(requirement) == name
 
 
-@pytest.mark.parametrize("requirement", ["", "==1", "-r x", "/srv/x"])
+@pytest.mark.parametrize(
+    "requirement",
+    ["", "==1", "-r x", "/srv/x", "--index-url=https://example.com", "https://example.com/tool-1.whl", "a b", "a/b",
+     "a==1\nb==2", "a[", "a[b]c"],
+)  # fmt: skip
 def test_what_is_no_requirement_is_refused(requirement: str) -> None:
     with pytest.raises(ReleaseError, match="is not a requirement: write it as 'name==version'"):
         core.requirement_name(requirement)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "lacking"),
+    [
+        ([], []),
+        (["gunicorn==27.0.1"], []),
+        (["Gunicorn[gevent]==27.0.1", "gevent==26.9.0"], ["gevent==26.9.0"]),
+        (["gevent==26.9.0", "tornado==6.5.10", "gevent==25.9.1"], ["tornado==6.5.10", "gevent==25.9.1"]),
+        (["pyuwsgi==2.0.30.post1", "uwsgi==2.0.31"], ["uwsgi==2.0.31"]),
+        (["flask-profiler==1.8.1", "Flask_Profiler==1.8.0"], ["Flask_Profiler==1.8.0"]),
+    ],
+)
+def test_what_the_application_lacks(tmp_path: Path, requirements: list[str], lacking: list[str]) -> None:
+    (tmp_path / "lib/python3.11/site-packages/gunicorn-25.3.0.dist-info").mkdir(parents=True)
+    assert core.lacking(tmp_path, requirements) == lacking
 
 
 @AS_ROOT

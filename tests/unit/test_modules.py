@@ -30,7 +30,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsgi.fleet.plugins.action import preflight
 from ansible_collections.wsgi.fleet.plugins.action import release_begin as begin_action
-from ansible_collections.wsgi.fleet.plugins.module_utils import _build as builds
+from ansible_collections.wsgi.fleet.plugins.module_utils import _build as core_of_builds
 from ansible_collections.wsgi.fleet.plugins.module_utils import _instance
 from ansible_collections.wsgi.fleet.plugins.module_utils import _release as core
 from ansible_collections.wsgi.fleet.plugins.module_utils import _transaction as transaction
@@ -635,8 +635,8 @@ class Builder:
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
     fake = Builder(tmp_path)
     core.write_file(tmp_path / "tools/uv-0.9/bin/uv", "", 0o755)
-    monkeypatch.setattr(builds, "TOOLS", tmp_path / "tools")
-    monkeypatch.setattr(builds, "TRUST", tmp_path / "no-trust-store")
+    monkeypatch.setattr(core_of_builds, "TOOLS", tmp_path / "tools")
+    monkeypatch.setattr(core_of_builds, "TRUST", tmp_path / "no-trust-store")
     monkeypatch.setattr(release_build, "Path", fake.path)
     monkeypatch.setattr(release_build, "Runner", fake.runner)
     monkeypatch.setattr(release_build, "own", lambda *owner: fake.owners.append(owner))
@@ -660,7 +660,7 @@ def build(tmp_path: Path, builder: Builder) -> dict[str, Any]:
         "directory": str(tmp_path / "srv"),
         "build": BUILD,
         "source": str(tmp_path / "source.tar.gz"),
-        "server": "gunicorn==27.0.1",
+        "requirements": ["gunicorn==27.0.1"],
         "module": "shop:app",
         "uv": "uv==0.9",
         "user": "shop",
@@ -695,6 +695,26 @@ def test_a_build_is_made_once(call: Caller, tmp_path: Path, builder: Builder, bu
     assert (again["changed"], again["built"]) == (False, False)
     assert len(builder.commands) == count
     assert snapshot(target) == before
+
+
+def test_what_the_application_brings_is_not_installed_again(
+    call: Caller, builder: Builder, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it lacks comes in one installation, so that the versions fit each other."""
+    monkeypatch.setattr(core_of_builds, "distribution_installed", lambda _venv, name: name == "gunicorn")
+    requirements = ["gunicorn[gevent]==27.0.1", "gevent==26.9.0", "packaging", "gevent==25.9.1"]
+    call(release_build, build | {"requirements": requirements})
+    assert [line for line in builder.commands if "gevent" in line] == [
+        f"/tools/uv-0.9/bin/uv pip install --python {VENV} --compile-bytecode packaging gevent==25.9.1"
+    ]
+
+
+def test_an_application_that_brings_all_gets_nothing_more(
+    call: Caller, builder: Builder, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_of_builds, "distribution_installed", lambda _venv, _name: True)
+    call(release_build, build | {"requirements": ["gunicorn==27.0.1", "gevent==26.9.0"]})
+    assert sum("pip install" in line for line in builder.commands) == 1
 
 
 def test_check_mode_builds_nothing(call: Caller, tmp_path: Path, builder: Builder, build: Arguments) -> None:
@@ -737,7 +757,7 @@ def test_a_callable_that_is_not_there_is_named(call: Caller, builder: Builder, b
     ("change", "message"),
     [
         ({"user": "nobody-here"}, "user: there is no account 'nobody-here' on this host"),
-        ({"server": "==27"}, "'==27' is not a requirement: write it as 'name==version'"),
+        ({"requirements": ["gunicorn==27.0.1", "==27"]}, "'==27' is not a requirement: write it as 'name==version'"),
         ({"dependencies": "setup.cfg"}, "app_dependencies: 'setup.cfg' is not in the source. At its top there is: "
          "requirements.txt, shop.py. Name the file as a path from there, or leave the variable out to have one found."),
         ({"archive": "/nowhere", "checksum": "0" * 64},
