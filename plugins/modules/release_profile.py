@@ -82,6 +82,11 @@ release:
   description: The release that was live.
   type: str
   returned: success
+ended:
+  description: When it was recorded, in UTC, as part of a file name.
+  type: str
+  returned: success
+  sample: 20261125T101558Z
 seconds:
   description: For how many seconds threads were seen, all of them together.
   type: float
@@ -102,6 +107,7 @@ import json
 import os
 import subprocess  # run_command belongs to a module, and has no limit of time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +148,11 @@ def live_process(layout: Layout, systemd: Systemd) -> tuple[str, int]:
     return release, pid
 
 
+def moment() -> str:
+    """Return the time as part of a file name."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+
+
 def record(command: Sequence[str], seconds: float) -> None:
     """Let py-spy do its work.
 
@@ -180,6 +191,7 @@ def profile(layout: Layout, parameters: dict[str, Any], extra: dict[str, str], s
     found = hottest(stacks, SHOWN)
     return {
         "release": release,
+        "ended": moment(),
         "seconds": round(sum(stacks.values()), 2),
         "hottest": found,
         "table": render_hottest(found),
@@ -212,7 +224,7 @@ def main() -> None:
     try:
         if module.check_mode:
             release, _pid = live_process(layout, Systemd())
-            result: dict[str, Any] = {"release": release, "seconds": 0.0, "hottest": [], "table": []}
+            result: dict[str, Any] = {"release": release, "ended": moment(), "seconds": 0.0, "hottest": [], "table": []}
         else:
             result = profile(layout, parameters, extra, Systemd())
     except (ReleaseError, OSError) as error:

@@ -25,7 +25,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 def test_every_role_has_its_scenario() -> None:
     """One scenario per role, besides those of whole fleets."""
     roles = {path.name for path in ROOT.glob("roles/*")}
-    assert roles | {"fleet", "releases", "single", "two_apps"} == set(SCENARIOS)
+    assert roles | {"fleet", "profiling", "releases", "single", "two_apps"} == set(SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
