@@ -183,8 +183,7 @@ class Holding:
         lambda app: functools.wraps(app)(lambda *_request: current_app),
         lambda app: Holding("application", Holding("wsgi_app", Holding("_app", ProxyFix(app)))),
         lambda app: DispatcherMiddleware(Flask("other"), {"/shop": ProxyFix(app)}),
-        # One that replaces its own entry, as many do.
-        lambda app: setattr(app, "wsgi_app", ProxyFix(app.wsgi_app)) or app,
+        lambda app: Holding("__wrapped__", app.wsgi_app),
     ],
 )
 def test_the_flask_application_is_found(profiler: Any, app: Flask, around: Callable[[Flask], Any]) -> None:
@@ -247,11 +246,14 @@ def test_no_cookie_header_form_or_body_is_kept(profiler: Any, app: Flask) -> Non
     assert len(clear(profiler)) == 2
 
 
-def test_asynchronous_views_are_measured_to_their_end(profiler: Any, app: Flask) -> None:
+def test_asynchronous_views_are_measured_to_their_end(
+    profiler: Any, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As Flask does it where the app has asgiref, which an app with such views brings.
-    app.ensure_sync = lambda view: (  # type: ignore[method-assign]
-        (lambda **arguments: asyncio.run(view(**arguments))) if asyncio.iscoroutinefunction(view) else view
-    )
+    def ensure_sync(view: Callable[..., Any]) -> Callable[..., Any]:
+        return (lambda **arguments: asyncio.run(view(**arguments))) if asyncio.iscoroutinefunction(view) else view
+
+    monkeypatch.setattr(app, "ensure_sync", ensure_sync)
 
     @app.get("/later")
     async def later() -> ResponseReturnValue:

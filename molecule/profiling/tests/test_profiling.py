@@ -191,6 +191,10 @@ def check_dashboard(name: str) -> None:
     page = as_operator(name, DASHBOARD, login())
     assert (page.status, "Flask Profiler" in page.text) == (200, True)
     assert page.headers["content-security-policy"].startswith("default-src 'self';")
+    # A browser gets there by the name that leads to the near end of a tunnel; from elsewhere it is no name of the site.
+    assert as_operator(name, DASHBOARD, {**login(), "Host": "shop.localhost:8080"}).status == 200
+    assert ask(ADDRESS[name], "/", headers={"Host": "shop.localhost"}).status == 421
+    assert ask(ADDRESS[name], "/", headers={"Host": "shop.localhost", "X-Forwarded-For": "127.0.0.1"}).status == 421
     assert as_operator(name, "/flask-profiler/static/dist/css/main.css", login()).status == 200
     found = json.loads(as_operator(name, GROUPED, login()).body)["measurements"]
     seen = {(entry["method"], entry["name"]): entry for entry in found}
