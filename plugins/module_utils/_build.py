@@ -27,6 +27,12 @@ REQUIREMENT = re.compile(
 SAME_PROGRAM = (frozenset({"uwsgi", "pyuwsgi"}),)
 
 
+#: Each program that the collection needs on a host has a virtual environment of its own here.
+TOOLS = Path("/usr/local/lib/wsgi.fleet/tools")
+#: What the host trusts.
+TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How the dependencies of a source get installed.
@@ -209,6 +215,43 @@ class Runner:
             tail = "\n".join(done.stdout.strip().splitlines()[-30:])
             raise ReleaseError(f"{' '.join(command)} failed with status {done.returncode}:\n{tail}")
         return done.stdout
+
+
+def base_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """Compose the environment of commands that install; the host's trust store is used."""
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(home),
+        "UV_CACHE_DIR": str(home / "uv"),
+        "UV_LINK_MODE": "copy",
+        "UV_NO_PROGRESS": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NATIVE_TLS": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    if TRUST.is_file():
+        environment |= {"SSL_CERT_FILE": str(TRUST), "PIP_CERT": str(TRUST)}
+    return {**environment, **extra}
+
+
+def find_tool(requirement: str, program: str, environment: Mapping[str, str]) -> str:
+    """Return the path of a program, which is installed into a virtual environment of its own once.
+
+    :param requirement: what brings it, such as ``uv==0.13.8``.
+    :param environment: the whole environment of the commands that install.
+    :raises ReleaseError: when they fail.
+    """
+    venv = TOOLS / re.sub(r"[^A-Za-z0-9.]+", "-", requirement)
+    path = venv / "bin" / program
+    if path.is_file():
+        return str(path)
+    shutil.rmtree(venv, ignore_errors=True)
+    run = Runner(0, 0, environment)
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    run(["/usr/bin/python3", "-m", "venv", str(venv)], TOOLS)
+    run([str(venv / "bin" / "pip"), "install", "--quiet", requirement], TOOLS)
+    return str(path)
 
 
 def unpack_source(archive: Path, code: Path) -> None:

@@ -263,6 +263,10 @@ class Systemd:
         """Return the state of a unit; an unknown one is inactive."""
         return parse_unit_state(run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit))
 
+    def main_process(self, unit: str) -> int:
+        """Return the process that systemd has started for a unit, 0 while it does not run."""
+        return int(run("systemctl", "show", "--property=MainPID", "--value", unit).strip() or 0)
+
     def active(self, *patterns: str) -> list[str]:
         """List the units that match one of the patterns and run, start or stop at the moment."""
         text = run(

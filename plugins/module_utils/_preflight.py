@@ -341,6 +341,13 @@ CHECKS: Mapping[str, Check] = {
     "app_limits": _limits,
     "uwsgi_threads": _threads,
     "app_maintenance_allow": _each(_network),
+    "app_profiler_allow": _each(_network),
+    "app_profiler_path": _pattern(
+        re.compile(r"(?:/[A-Za-z0-9._~-]+)+"), "cannot be where a dashboard is: write a path such as /flask-profiler"
+    ),
+    "app_profiler_user": _pattern(
+        re.compile(r"[A-Za-z0-9._@-]{1,64}"), "cannot be asked for by a browser: use letters, digits and . _ @ -"
+    ),
     "app_maintenance_retry_after": _positive,
     "app_health_interval": _positive,
     "app_warmup_paths": _each(_pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /")),

@@ -331,8 +331,9 @@ def plan_rollback(hosts: Mapping[str, Mapping[str, Any]], wanted: str = "") -> d
     live: dict[str, str] = {}
     for host, state in hosts.items():
         for release in state["releases"]:
+            # The first is the one that was live last: settings of this host alone may have changed meanwhile.
             if release.get("deploy"):
-                known.setdefault(release["deploy"], {})[host] = release
+                known.setdefault(release["deploy"], {}).setdefault(host, release)
             if release["release"] == state["current"]:
                 live[host] = release.get("deploy") or ""
     if missing := sorted(set(hosts) - set(live)):

@@ -141,6 +141,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._build import (
     Plan,
     Runner,
+    base_environment,
+    find_tool,
     install_commands,
     lacking,
     modules_at_top,
@@ -160,9 +162,6 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     write_file,
 )
 
-TOOLS = Path("/usr/local/lib/wsgi.fleet/tools")
-TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
-
 
 def sha256(path: Path) -> str:
     """Return the digest of a file in hexadecimal digits."""
@@ -171,38 +170,6 @@ def sha256(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def find_uv(requirement: str, environment: dict[str, str]) -> str:
-    """Return the path of uv, which is installed into an environment of its own once."""
-    venv = TOOLS / re.sub(r"[^A-Za-z0-9.]+", "-", requirement)
-    uv = venv / "bin" / "uv"
-    if uv.is_file():
-        return str(uv)
-    shutil.rmtree(venv, ignore_errors=True)
-    run = Runner(0, 0, environment)
-    TOOLS.mkdir(parents=True, exist_ok=True)
-    run(["/usr/bin/python3", "-m", "venv", str(venv)], TOOLS)
-    run([str(venv / "bin" / "pip"), "install", "--quiet", requirement], TOOLS)
-    return str(uv)
-
-
-def base_environment(home: Path, extra: dict[str, str]) -> dict[str, str]:
-    """Compose the environment of the build's commands; the host's trust store is used."""
-    environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": str(home),
-        "UV_CACHE_DIR": str(home / "uv"),
-        "UV_LINK_MODE": "copy",
-        "UV_NO_PROGRESS": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_NATIVE_TLS": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }
-    if TRUST.is_file():
-        environment |= {"SSL_CERT_FILE": str(TRUST), "PIP_CERT": str(TRUST)}
-    return {**environment, **extra}
 
 
 def check_module(module: str, python: Path, code: Path, run: Runner) -> None:
@@ -237,7 +204,7 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
     os.chown(home, account.pw_uid, account.pw_gid)
     home.chmod(0o700)
     environment = base_environment(home, extra)
-    uv = find_uv(parameters["uv"], {**environment, "HOME": "/root"})
+    uv = find_tool(parameters["uv"], "uv", {**environment, "HOME": "/root"})
     code, venv = target / "code", target / "venv"
 
     shutil.rmtree(target, ignore_errors=True)

@@ -53,9 +53,17 @@ ASKED = [
     "fleet_sandbox_units",
 ]
 #: What is made where the inventory does not set it.
-SECRETS = ["__fleet_secrets_directory", "__fleet_secret_key", "__fleet_release_key", "__fleet_cache_password"]
+SECRETS = [
+    "__fleet_secrets_directory",
+    "__fleet_secret_key",
+    "__fleet_release_key",
+    "__fleet_cache_password",
+    "__fleet_app_profiler_password",
+]
 #: What drain.yml and undrain.yml ask.
 DRAIN = ["fleet_drain_hosts", "fleet_drain_last", "fleet_drain_problems", "fleet_undrain_problems"]
+#: What profile.yml asks.
+PROFILE = ["fleet_profile_problems", "fleet_profile_seconds"]
 #: What others of these are made of.
 PARTS = [
     "__fleet_app_cache_password",
@@ -69,6 +77,7 @@ PARTS = [
     "__fleet_app_known_names",
     "__fleet_app_names",
     "__fleet_app_secret_key",
+    "__fleet_app_suffix",
     "__fleet_apps",
     "__fleet_apps_directory",
     "__fleet_load_balancer_url",
@@ -748,7 +757,7 @@ def answers(
             (inventory / path).parent.mkdir(parents=True, exist_ok=True)
             (inventory / path).write_text(text, encoding="utf-8")
         (directory / "password").write_text("open sesame\n", encoding="utf-8")
-        asked = SECRETS if name == MADE else DRAIN if name in DRAINS else ASKED
+        asked = SECRETS if name == MADE else [*DRAIN, *PROFILE] if name in DRAINS else ASKED
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
             # As the plays that are about one application have it.
@@ -794,7 +803,20 @@ def test_what_speaks_against_a_drain(answers: Mapping[str, Answers], name: str) 
     for host, own in DRAINS[name].hosts.items():
         said = {"fleet_undrain_problems": [], **DRAINS[name].everywhere, **own}
         # What speaks against bringing a host back speaks against taking it out.
-        assert answers[name].hosts[host] == {"fleet_drain_problems": said["fleet_undrain_problems"], **said}
+        answer = {key: value for key, value in answers[name].hosts[host].items() if key in DRAIN}
+        assert answer == {"fleet_drain_problems": said["fleet_undrain_problems"], **said}
+
+
+def test_what_speaks_against_a_profile(answers: Mapping[str, Answers]) -> None:
+    found = {host: answer["fleet_profile_problems"] for host, answer in answers["drain"].hosts.items()}
+    write = "write -e host=… with one of app1, app2, app3, or several with commas."
+    assert {host: problems for host, problems in found.items() if problems} == {
+        "lb1": [f"host: 'lb1' is not an app host; {write}"],
+        "lb4": [f"host: not set; {write}"],
+    }
+    # Nobody has to take its requests over.
+    alone = answers["drain without a load balancer"].hosts["app1"]
+    assert (alone["fleet_profile_problems"], alone["fleet_profile_seconds"]) == ([], 30)
 
 
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
@@ -809,6 +831,10 @@ def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> 
         assert path.read_text(encoding="utf-8").strip() == first[f"__fleet_{name}"]
         assert path.stat().st_mode & 0o777 == 0o600
     assert first["__fleet_secret_key"] != first["__fleet_release_key"]
+    assert (directory / "profiler_password").read_text(encoding="utf-8").strip() == first[
+        "__fleet_app_profiler_password"
+    ]
+    assert len(first["__fleet_app_profiler_password"]) == 32
 
 
 def test_secrets_that_are_there_are_kept(answers: Mapping[str, Answers]) -> None:
@@ -820,7 +846,7 @@ def test_no_secret_is_made_that_an_inventory_sets(answers: Mapping[str, Answers]
     assert [path.name for path in (answers[name].directory / ".secrets").iterdir()] == ["cache_password"]
 
 
-@pytest.mark.parametrize("name", ["deploy", "history", "maintenance", "rollback", "site"])
+@pytest.mark.parametrize("name", ["deploy", "history", "maintenance", "profile", "rollback", "site"])
 def test_plays_about_one_application_read_its_file(name: str) -> None:
     plays = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text(encoding="utf-8"))
     about = [play for play in plays if "wsgi.fleet.app" in json.dumps(play)]
@@ -830,4 +856,4 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted([*ASKED, *SECRETS, *DRAIN, *PARTS])
+    assert sorted(topology) == sorted([*ASKED, *SECRETS, *DRAIN, *PROFILE, *PARTS])

@@ -6,6 +6,7 @@ import io
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,14 +29,20 @@ class Answer:
         self.status, self.headers, self.data, self.error, self.unread = status, dict(headers), data, error, unread
 
 
+def load(monkeypatch: pytest.MonkeyPatch, text: str, path: Path) -> dict[str, Any]:
+    """Run the module from a file of a release, as uWSGI does."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict[str, Any] = {"__file__": str(path)}
+    exec(compile(text, str(path), "exec"), names)  # noqa: S102
+    return names
+
+
 def call(
     monkeypatch: pytest.MonkeyPatch, app: App, body: bytes = b"", changes: Mapping[str, str] | None = None
 ) -> Answer:
     """Call an application through the module, as uWSGI does."""
     monkeypatch.setitem(sys.modules, "shop", types.SimpleNamespace(app=app))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    names: dict[str, Any] = {}
-    exec(compile(golden("minimal", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8"), "entry", "exec"), names)  # noqa: S102
+    names = load(monkeypatch, golden("minimal", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8"), Path("entry"))
     sent = io.BytesIO()
     heads: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -189,3 +196,40 @@ def test_client_and_scheme(monkeypatch: pytest.MonkeyPatch, headers: dict[str, s
         return [f"{environ['REMOTE_ADDR']} {environ['wsgi.url_scheme']}".encode()]
 
     assert call(monkeypatch, app, changes=headers).data.decode() == f"{client} {scheme}"
+
+
+def test_middleware_is_applied_in_its_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From files of the release, also where the application has modules of the same names."""
+    for name in ("measured", "counted"):
+        text = f"""
+def wrap(application):
+    def wrapped(environ, start_response):
+        environ["seen"] = environ.get("seen", "") + "{name} "
+        return application(environ, start_response)
+    return wrapped
+"""
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setitem(sys.modules, f"_release_{name}", types.ModuleType(name))
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append((environ["seen"], environ["REMOTE_ADDR"]))
+        start_response("200 OK", PLAIN)
+        return [b"x"]
+
+    wsgi = types.ModuleType("shop.wsgi")
+    monkeypatch.setattr(wsgi, "make_app", lambda: app, raising=False)
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.wsgi", wsgi)
+    text = golden("full", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8")
+    names = load(monkeypatch, text, tmp_path / "wsgi_entry.py")
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.0",
+        "HTTP_X_FORWARDED_FOR": "203.0.113.9",
+        "wsgi.input": io.BytesIO(),
+    }
+    assert b"".join(names["application"](environ, lambda _status, _headers: None)) == b"x"
+    # The last of the list is the outermost; all of them see the client.
+    assert seen == [("counted measured ", "203.0.113.9")]

@@ -27,7 +27,7 @@ def check(**given: Any) -> list[str]:
         {"workers": 16, "threads": "4", "worker_connections": "1000"},
         {"settings": {"limit_request_line": 8190, "post_fork": "shop.hooks.post_fork", "raw_env": ["A=1"]}},
         # What is of another type is told by the specification.
-        {"worker_class": "waitress", "threads": "many", "settings": ["timeout"]},
+        {"worker_class": "waitress", "timeout": "long", "settings": ["timeout"]},
     ],
 )
 def test_settings_that_can_work(given: dict[str, Any]) -> None:
@@ -40,6 +40,7 @@ def test_settings_that_can_work(given: dict[str, Any]) -> None:
         ({"workers": 0}, "gunicorn_workers: '0' is not a number of processes: write a number from 1 on, or auto for"),
         ({"workers": "2\n"}, r"gunicorn_workers: '2\n' is not a number of processes"),
         ({"threads": 0}, "gunicorn_threads: 0 is too low: write a number from 1 on"),
+        ({"threads": "many"}, "gunicorn_threads: 'many' is not a number of threads: write a number from 1 on, or auto"),
         ({"graceful_timeout": 0}, "gunicorn_graceful_timeout: 0 is too low: write a number from 1 on"),
         ({"timeout": -1}, "gunicorn_timeout: -1 is too low: write a number from 0 on"),
         ({"max_requests": "-5"}, "gunicorn_max_requests: -5 is too low"),

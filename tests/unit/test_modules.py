@@ -44,6 +44,7 @@ from ansible_collections.wsgi.fleet.plugins.modules import (
     release_build,
     release_end,
     release_info,
+    release_profile,
     release_retire,
     release_run,
     release_stage,
@@ -60,6 +61,7 @@ MODULES = (
     release_build,
     release_end,
     release_info,
+    release_profile,
     release_retire,
     release_run,
     release_stage,
@@ -189,6 +191,8 @@ class FakeSystemd(_instance.Systemd):
         self.after_start: _instance.UnitState | core.ReleaseError = RUNNING
         #: Further processes that do not stay up.
         self.broken: set[str] = set()
+        #: Processes of units.
+        self.processes: dict[str, int] = {}
         #: Paths that are not answered well.
         self.missing: set[str] = set()
         #: What instances answer.
@@ -199,6 +203,9 @@ class FakeSystemd(_instance.Systemd):
 
     def reload(self) -> None:
         self.calls.append("reload")
+
+    def main_process(self, unit: str) -> int:
+        return self.processes.get(unit, 0)
 
     def start(self, unit: str) -> None:
         self.calls.append(f"start {unit}")
@@ -273,6 +280,7 @@ def systemd(layout: core.Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
         release_begin,
         release_end,
         release_info,
+        release_profile,
         release_retire,
         release_run,
         release_stage,
@@ -379,6 +387,7 @@ def test_the_options_are_those_of_the_documentation(module: ModuleType, monkeypa
     [
         (app_source, ["key", "token"]),
         (release_build, ["environment"]),
+        (release_profile, ["environment"]),
         (release_stage, ["environment", "key"]),
     ],
 )
@@ -397,6 +406,7 @@ def test_secrets_are_marked_as_such(module: ModuleType, secrets: list[str], monk
         (release_retire, {}, "missing required arguments: directory, name"),
         (release_begin, {"name": "shop"}, "missing required arguments: deploy, directory"),
         (release_end, {"name": "shop"}, "missing required arguments: deploy, directory"),
+        (release_profile, {"name": "shop"}, "missing required arguments: destination, directory"),
         (release_run, {"name": "shop", "directory": "/nowhere"}, "missing required arguments: command, task, user"),
         (release_undo, {"name": "shop"}, "missing required arguments: deploy, directory"),
         (release_stage, {"name": "shop", "directory": "/nowhere"}, "one of the following is required: build, release"),
@@ -640,8 +650,8 @@ class Builder:
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
     fake = Builder(tmp_path)
     core.write_file(tmp_path / "tools/uv-0.9/bin/uv", "", 0o755)
-    monkeypatch.setattr(release_build, "TOOLS", tmp_path / "tools")
-    monkeypatch.setattr(release_build, "TRUST", tmp_path / "no-trust-store")
+    monkeypatch.setattr(core_of_builds, "TOOLS", tmp_path / "tools")
+    monkeypatch.setattr(core_of_builds, "TRUST", tmp_path / "no-trust-store")
     monkeypatch.setattr(release_build, "Path", fake.path)
     monkeypatch.setattr(release_build, "Runner", fake.runner)
     monkeypatch.setattr(release_build, "own", lambda *owner: fake.owners.append(owner))
@@ -2415,3 +2425,108 @@ def test_the_stages_are_those_of_the_documentation(action: Action) -> None:
 def test_an_argument_that_is_unknown_is_refused(action: Action) -> None:
     with pytest.raises(AnsibleError, match="stag"):
         action({"stag": "hosts"}, {"app1": {**GOOD, "__fleet_address": "10.0.0.1"}})
+
+
+# release_profile
+
+
+class Spy:
+    """Stands for py-spy, which takes what the host has installed."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.status = 0
+        self.output = ""
+        self.late = False
+
+    def __call__(self, command: list[str], **more: Any) -> SimpleNamespace:
+        self.commands.append(command)
+        if self.late:
+            raise subprocess.TimeoutExpired(command, more["timeout"])
+        frames = [{"name": "index", "file": "shop.py", "line": 3}]
+        document = {"shared": {"frames": frames}, "profiles": [{"samples": [[0], [0]], "weights": [0.5, 1.0]}]}
+        Path(command[command.index("--output") + 1]).write_text(json.dumps(document))
+        return SimpleNamespace(returncode=self.status, stdout=self.output)
+
+
+@pytest.fixture
+def spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spy:
+    fake = Spy()
+    names = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "DEVNULL", "TimeoutExpired")}
+    monkeypatch.setattr(release_profile, "subprocess", SimpleNamespace(run=fake, **names))
+    core.write_file(tmp_path / "tools/py-spy-0.4.3/bin/py-spy", "", 0o755)
+    monkeypatch.setattr(core_of_builds, "TOOLS", tmp_path / "tools")
+    return fake
+
+
+@pytest.fixture
+def profile(tmp_path: Path, place: dict[str, Any]) -> dict[str, Any]:
+    (tmp_path / "room").mkdir()
+    return {**place, "destination": str(tmp_path / "room"), "requirement": "py-spy==0.4.3", "seconds": 7}
+
+
+def test_what_is_live_is_recorded_and_left_alone(
+    call: Caller, tmp_path: Path, layout: core.Layout, systemd: FakeSystemd, spy: Spy, profile: dict[str, Any]
+) -> None:
+    make_release(layout, OLD)
+    core.activate(layout, OLD)
+    systemd.processes[f"shop@{OLD}.service"] = 71
+    before = snapshot(layout.root)
+    result = call(release_profile, profile | {"rate": 20, "idle": True})
+    assert (result["changed"], result["release"], result["seconds"]) == (False, OLD, 1.5)
+    assert result["hottest"] == [{"function": "index (shop.py)", "own": 100.0, "total": 100.0}]
+    assert result["table"][1] == "  100.0    100.0  index (shop.py)"
+    (command,) = spy.commands
+    assert command[0] == str(tmp_path / "tools/py-spy-0.4.3/bin/py-spy")
+    assert command[1:4] == ["record", "--pid", "71"]
+    assert command[-5:] == ["--duration", "7", "--rate", "20", "--idle"]
+    assert "index (shop.py:3): 100.0 %" in (tmp_path / "room/profile.svg").read_text()
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "room").iterdir()} == {
+        "profile.speedscope.json": 0o600,
+        "profile.svg": 0o600,
+    }
+    assert (snapshot(layout.root), systemd.calls) == (before, [])
+
+
+def test_check_mode_records_nothing(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, spy: Spy, profile: dict[str, Any]
+) -> None:
+    make_release(layout, OLD)
+    core.activate(layout, OLD)
+    systemd.processes[f"shop@{OLD}.service"] = 71
+    result = call(release_profile, profile | {"destination": "/nowhere"}, check=True)
+    assert (result["changed"], result["release"], spy.commands) == (False, OLD, [])
+
+
+def test_without_an_instance_there_is_nothing_to_record(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, spy: Spy, profile: dict[str, Any]
+) -> None:
+    assert call.fails(release_profile, profile) == (
+        "app_name: no release of shop is live on this host, so that there is nothing to profile; run site.yml first"
+    )
+    make_release(layout, OLD)
+    core.activate(layout, OLD)
+    unit = f"shop@{OLD}.service"
+    message = f"{unit} does not run, so that there is nothing to profile: see 'systemctl status {unit}'"
+    for check in (False, True):
+        assert call.fails(release_profile, profile, check=check) == message
+    assert spy.commands == []
+
+
+def test_py_spy_that_fails_says_why(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, spy: Spy, profile: dict[str, Any]
+) -> None:
+    make_release(layout, OLD)
+    core.activate(layout, OLD)
+    systemd.processes[f"shop@{OLD}.service"] = 71
+    index = {"environment": json.dumps({"PIP_INDEX_URL": f"https://shop:{PASSWORD}@pypi.example.com/simple"})}
+    spy.status, spy.output = 1, f"Error: Permission denied, {PASSWORD}\n"
+    assert call.fails(release_profile, {**profile, **index}) == (
+        "py-spy ended with status 1:\nError: Permission denied, ********"
+    )
+    assert PASSWORD not in call.shown
+    spy.late = True
+    assert call.fails(release_profile, profile) == "py-spy did not end within 67 s, and was stopped"
+    assert call.fails(release_profile, profile | {"environment": "[]"}) == (
+        "environment is not the text of a JSON object of strings"
+    )

@@ -384,6 +384,8 @@ TWO = {
         ({"a": TWO["a"] | {"current": "aa02"}}, "", {"a": "aa01"}),
         # After a rollback to D1 and a new deploy, D1 is what was live before, not D3 which was rolled back from.
         ({"a": serving("r4", "r1=D1=v1", "r3=D3=v3", "r4=D4=v4", at={"D1": "D35"})}, "", {"a": "r1"}),
+        # Of a host whose own settings changed within a deploy, what was live last; releases come youngest first.
+        ({"a": serving("r4", "r4=D4=v4", "r1=D1=v1", "r2=D1=v1")}, "", {"a": "r1"}),
         # What no deploy brought into service is no candidate, however young.
         ({"a": serving("r3", "r1=D1=v1", "r2==v2", "r3=D3=v3")}, "", {"a": "r1"}),
         # A deploy that was cut short after the flip: back to the last one that was not.
