@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -233,3 +234,16 @@ def wrap(application):
     assert b"".join(names["application"](environ, lambda _status, _headers: None)) == b"x"
     # The last of the list is the outermost; all of them see the client.
     assert seen == [("counted measured ", "203.0.113.9")]
+
+
+def test_an_application_that_exits_when_it_is_made_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """uWSGI brings the instance down for the one, and would start the process again and again for the other."""
+    wsgi = types.ModuleType("shop.wsgi")
+    monkeypatch.setattr(wsgi, "make_app", lambda: sys.exit("no settings"), raising=False)
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.wsgi", wsgi)
+    text = golden("full", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8")
+    with pytest.raises(ImportError, match=re.escape("the application has called sys.exit('no settings')")):
+        load(monkeypatch, text, tmp_path / "wsgi_entry.py")
