@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.wsgi.fleet.plugins.filter.uwsgi_problems import uwsgi_problems
 from ansible_collections.wsgi.fleet.plugins.module_utils import _uwsgi as core
+from jinja2.nativetypes import NativeEnvironment
 
-README = Path(__file__).resolve().parents[2] / "roles/uwsgi/README.md"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+README = ROLES / "uwsgi/README.md"
 #: The fewest of four processes, with room for more.
 CHEAPER = {"uwsgi_processes": 4, "uwsgi_cheaper": 2}
 
@@ -167,3 +170,28 @@ def test_the_readme_lists_what_the_role_owns() -> None:
     text = README.read_text(encoding="utf-8")
     section = text.partition("## Options that the role owns\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"`([a-z0-9-]+)`", section)) == core.OWNED
+
+
+@pytest.mark.parametrize(
+    ("variables", "requirement", "packages"),
+    [
+        ({"app_server": "gunicorn"}, "gunicorn==27.0.1", []),
+        ({"app_server": "uwsgi"}, "pyuwsgi==2.0.30.post1", []),
+        ({"app_server": "uwsgi", "uwsgi_package": "pypi"}, "pyuwsgi==2.0.30.post1", []),
+        ({"app_server": "uwsgi", "uwsgi_package": "distribution"}, "", ["uwsgi-core", "uwsgi-plugin-python3"]),
+    ],
+)
+def test_what_is_installed_of_an_app_server(variables: dict[str, Any], requirement: str, packages: list[str]) -> None:
+    """In the virtual environment, and by the app role where it is used alone."""
+    role = ROLES / "app"
+    defaults = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
+    internal = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))
+    environment = NativeEnvironment()
+
+    def value(expression: str) -> Any:
+        return environment.from_string(expression).render({**internal, **variables})
+
+    assert value(defaults["app_server_requirement"]) == requirement
+    assert value(internal["__app_server_packages"]) == packages
+    install = yaml.safe_load((role / "tasks/install.yml").read_text(encoding="utf-8"))
+    assert "__app_server_packages" in install[0]["ansible.builtin.apt"]["name"]
