@@ -327,11 +327,10 @@ def test_an_application_that_cannot_be_imported_brings_its_instance_down(further
                 ("sys.exit(3)", "the application has called sys.exit(3) instead of being imported"),
             ):
                 host.run_test(f"""sed 's/import_module("echo").*/{broken}/' /root/entry >{entry}""")
-                before = int(show(host, "NRestarts", unit))
                 host.run("mkdir -p /run/wsgi.fleet/echo && touch /run/wsgi.fleet/echo/%s", OTHER)
                 host.run(f"systemctl start {unit}")
                 time.sleep(4)
-                assert 1 <= int(show(host, "NRestarts", unit)) - before <= 4
+                assert 1 <= int(show(host, "NRestarts", unit)) <= 4
                 retire(host, OTHER)
                 journal = host.check_output(f"{JOURNAL} {unit}")
                 assert said in journal
