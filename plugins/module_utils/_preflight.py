@@ -34,6 +34,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     package,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import batch_size
+from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import DISTRIBUTION_PYTHON
+from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import problems as uwsgi_problems
 
 GROUPS = ("app", "cache", "load_balancer")
 
@@ -639,6 +641,16 @@ def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
             )
 
 
+def check_uwsgi(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Settings of uWSGI can work together, where it is the app server."""
+    for host in hosts:
+        if "app" in host.groups and host.variables.get("app_server") == "uwsgi":
+            for variable, text in uwsgi_problems(
+                host.variables, str(host.variables.get("app_python", DISTRIBUTION_PYTHON))
+            ):
+                yield Problem(variable, text)
+
+
 def check_app_file(
     file: AppFile,
     hosts: Sequence[Host],
@@ -674,6 +686,7 @@ def check_app_file(
         *check_server(hosts),
         *check_source(hosts),
         *check_drain(hosts),
+        *check_uwsgi(hosts),
     }
     for problem in (
         *check_templates(after),
@@ -683,6 +696,7 @@ def check_app_file(
         *check_server(after),
         *check_source(after),
         *check_drain(after),
+        *check_uwsgi(after),
     ):
         if problem not in before and problem.variable != "app_name" and (whole or problem.variable in AROUND):
             yield replace(problem, variable=f"{file.path}: {problem.variable}")
@@ -774,6 +788,7 @@ def check_inventory(
         *check_fleet_wide(hosts),
         *check_source(hosts),
         *check_drain(hosts),
+        *check_uwsgi(hosts),
         # What concerns another application alone must not hold up this one.
         *(
             problem

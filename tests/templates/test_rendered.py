@@ -224,7 +224,7 @@ def test_uwsgi_ini_sets_nothing_twice(rendered: Mapping[str, Rendered], name: st
     lines = [line for line in rendered[name]["uwsgi/uwsgi.ini"].splitlines() if line and not line.startswith("#")]
     assert lines[0] == "[uwsgi]"
     assert all(re.fullmatch(r"[a-z0-9-]+ = \S.*", line) for line in lines[1:])
-    options = [line.split(" = ")[0] for line in lines[1:] if not line.startswith(("add-header", "env"))]
+    options = [line.split(" = ")[0] for line in lines[1:] if not line.startswith(("add-header", "env", "plugin"))]
     assert len(options) == len(set(options)), "an option is set twice"
 
 

@@ -181,6 +181,7 @@ FLEETS = {
             "app_maintenance_allow": ["203.0.113.7"],
             "app_maintenance_retry_after": 60,
             "app_packages": ["libpq5", "zstd"],
+            "uwsgi_package": "distribution",
             "app_static": [{"url": "/static/", "path": "shop/static"}, {"url": "/docs/", "path": "docs//"}],
             "fleet_tls": "self_signed",
         },
@@ -238,7 +239,16 @@ FLEETS = {
                         "maintenance": maintenance("/health", retry_after=60, allow=["203.0.113.7"]),
                     }
                 ],
-                "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "redis-server", "haproxy"],
+                "fleet_packages": [
+                    "nginx",
+                    "python3-venv",
+                    "zstd",
+                    "uwsgi-core",
+                    "uwsgi-plugin-python3",
+                    "libpq5",
+                    "redis-server",
+                    "haproxy",
+                ],
                 "fleet_sandbox_units": ["nginx", "redis-server", "haproxy"],
             }
         },
@@ -517,6 +527,7 @@ app_env: {NOTE: "{{ app_name }}"}
             "shop": """
 app_host_names: [shop.example.com, "*.shop.example.com"]
 app_packages: [libxml2]
+uwsgi_package: distribution
 app_static: [{url: /static/, path: shop/static}]
 app_health_host: localhost
 """,
@@ -618,7 +629,15 @@ app_health_host: localhost
                     "__fleet_address": address,
                     "__fleet_cache_memory_share": 0.2,
                     "__fleet_app_memory_share": 0.2666,
-                    "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "libxml2"],
+                    "fleet_packages": [
+                        "nginx",
+                        "python3-venv",
+                        "zstd",
+                        "uwsgi-core",
+                        "uwsgi-plugin-python3",
+                        "libpq5",
+                        "libxml2",
+                    ],
                     "fleet_sandbox_units": ["nginx"],
                 }
                 for name, address in (("app1", "192.0.2.21"), ("app2", "192.0.2.22"))

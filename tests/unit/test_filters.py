@@ -18,6 +18,7 @@ from ansible_collections.wsgi.fleet.plugins.filter import (
     sandbox_directives,
     settled_hosts,
     status_codes,
+    uwsgi_problems,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ from hypothesis import strategies as st
         (sandbox_directives, "sandbox_directives"),
         (settled_hosts, "settled_hosts"),
         (status_codes, "status_codes"),
+        (uwsgi_problems, "uwsgi_problems"),
     ],
 )
 def test_a_filter_has_the_name_of_its_file(module: Any, name: str) -> None:

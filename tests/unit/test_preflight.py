@@ -636,3 +636,30 @@ def test_how_a_deploy_cannot_go_is_said(variable: str, value: object, message: s
     (problem,) = check_with({variable: value})
     assert problem.startswith(f"{variable}: ")
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"uwsgi_processes": 2, "uwsgi_cheaper": 2},
+            "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2: it is the fewest processes, write less than "
+            "that",
+        ),
+        (
+            {"uwsgi_settings": {"master": False}},
+            "uwsgi_settings: master follows from how an instance is wired and cannot be set: take it out",
+        ),
+        (
+            {"uwsgi_package": "distribution", "app_python": "/opt/python/bin/python3"},
+            "uwsgi_package: distribution runs /usr/bin/python3 and no other, but app_python is "
+            "'/opt/python/bin/python3': leave app_python at its default, or write pypi",
+        ),
+    ],
+)
+def test_settings_of_uwsgi_count_where_it_is_the_app_server(variables: dict[str, Any], expected: str) -> None:
+    assert check_with(variables) == []
+    assert check_with({**variables, "app_server": "uwsgi"}) == [expected]
+    assert check_apps(app_file("blog", app_server="uwsgi", **variables)) == [f"apps/blog.yml: {expected}"]
+    balancer = host("lb1", ("load_balancer",), "10.0.0.9", variables={"app_server": "uwsgi", **variables})
+    assert check(host(), balancer) == []
