@@ -241,7 +241,7 @@ def conditions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "below": WITHOUT_EVENTLET,
                 "otherwise": "gunicorn_worker_class: 'eventlet' went out of Gunicorn with version "
                 f"{WITHOUT_EVENTLET}, and this build has {{version}}: use gevent or gthread, or have the application "
-                f"bring gunicorn<{WITHOUT_EVENTLET}.",
+                f"bring gunicorn<{WITHOUT_EVENTLET}, or write that as app_server_requirement.",
             }
         )
     if CLASSES.get(name, WorkerClass()).requirements:
@@ -249,8 +249,8 @@ def conditions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "distribution": "gunicorn",
                 "extra": name,
-                "otherwise": f"gunicorn_worker_class: '{name}' needs {{needed}}, as Gunicorn {{version}} says, and this "
-                "build has {found}: have the application bring one that fits, or none, to get it from the role.",
+                "otherwise": f"gunicorn_worker_class: '{name}' needs {{needed}}, as Gunicorn {{version}} says, and "
+                "this build has {found}: have the application bring one that fits, or none, to get it from the role.",
             }
         )
     if settings:
