@@ -167,7 +167,7 @@ def _without_effect(given: Mapping[str, Any], name: str, worker: WorkerClass) ->
             )
     elif connections == 0:
         yield "gunicorn_worker_connections", f"0 lets nobody in with gunicorn_worker_class: '{name}': take it out"
-    elif worker.threads and None not in (threads, connections) and connections <= threads:
+    elif worker.threads and threads is not None and connections is not None and connections <= threads:
         yield (
             "gunicorn_worker_connections",
             f"{connections} leaves no connection to be kept beside gunicorn_threads: {threads}: write a number above "
