@@ -173,7 +173,7 @@ def _without_effect(given: Mapping[str, Any], name: str, worker: WorkerClass) ->
             )
     elif connections == 0:
         yield "gunicorn_worker_connections", f"0 lets nobody in with gunicorn_worker_class: '{name}': take it out"
-    elif worker.threads and None not in (threads, connections) and connections <= threads:
+    elif worker.threads and threads is not None and connections is not None and connections <= threads:
         yield (
             "gunicorn_worker_connections",
             f"{connections} leaves no connection to be kept beside gunicorn_threads: {threads}: write a number above "
@@ -247,7 +247,7 @@ def conditions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "below": WITHOUT_EVENTLET,
                 "otherwise": "gunicorn_worker_class: 'eventlet' went out of Gunicorn with version "
                 f"{WITHOUT_EVENTLET}, and this build has {{version}}: use gevent or gthread, or have the application "
-                f"bring gunicorn<{WITHOUT_EVENTLET}.",
+                f"bring gunicorn<{WITHOUT_EVENTLET}, or write that as app_server_requirement.",
             }
         )
     if CLASSES.get(name, WorkerClass()).requirements:
@@ -255,8 +255,8 @@ def conditions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "distribution": "gunicorn",
                 "extra": name,
-                "otherwise": f"gunicorn_worker_class: '{name}' needs {{needed}}, as Gunicorn {{version}} says, and this "
-                "build has {found}: have the application bring one that fits, or none, to get it from the role.",
+                "otherwise": f"gunicorn_worker_class: '{name}' needs {{needed}}, as Gunicorn {{version}} says, and "
+                "this build has {found}: have the application bring one that fits, or none, to get it from the role.",
             }
         )
     if settings:

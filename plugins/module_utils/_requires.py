@@ -76,7 +76,7 @@ class Packages:
         metadata = self._read(distribution)
         return str(metadata["Version"]) if metadata else None
 
-    def extra(self, distribution: str, extra: str) -> list[tuple[str, str]]:
+    def needs_with(self, distribution: str, extra: str) -> list[tuple[str, str]]:
         """List what an extra of a distribution needs: names and specifiers."""
         found = []
         for line in self._read(distribution).get_all("Requires-Dist") or []:
@@ -139,7 +139,7 @@ def _unmet(packages: Packages, entry: Mapping[str, Any]) -> Iterator[str]:
     if "at_least" in entry and not fits(version, f">={entry['at_least']}"):
         yield otherwise.format_map(fields)
     if "extra" in entry:
-        for needed, specifiers in packages.extra(name, str(entry["extra"])) or [(str(entry["extra"]), "")]:
+        for needed, specifiers in packages.needs_with(name, str(entry["extra"])) or [(str(entry["extra"]), "")]:
             there = packages.version(needed)
             if there is None or not fits(there, specifiers):
                 found = f"{needed} {there}" if there else f"no {needed}"

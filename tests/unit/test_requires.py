@@ -61,7 +61,7 @@ def test_a_version_fits(version: str, specifiers: str, expected: bool) -> None:
 
 EVENTLET = (
     "gunicorn_worker_class: 'eventlet' went out of Gunicorn with version 26, and this build has {}: use gevent or "
-    "gthread, or have the application bring gunicorn<26."
+    "gthread, or have the application bring gunicorn<26, or write that as app_server_requirement."
 )
 LACKS = (
     "gunicorn_worker_class: '{}' needs {}, as Gunicorn {} says, and this build has {}: have the application bring one "
