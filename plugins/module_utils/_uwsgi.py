@@ -151,8 +151,19 @@ def _cheaper(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> Found
             "uwsgi_cheaper_initial",
             f"{initial} is not between uwsgi_cheaper and uwsgi_processes: write a number from {fewest} to {most}",
         )
+    if _number(variables.get("uwsgi_threads", "several")) != 1:
+        yield (
+            "uwsgi_cheaper",
+            f"{fewest} needs processes with one thread, as one with several can take requests with it when it ends: "
+            "write uwsgi_threads: 1",
+        )
     if _number(variables.get("uwsgi_cheaper_step", 1)) == 0:
         yield "uwsgi_cheaper_step", "0 would never start a process: write a number from 1 on"
+    yield from _cheaper_settings(variables, settings)
+
+
+def _cheaper_settings(variables: Mapping[str, Any], settings: Mapping[str, Any]) -> Found:
+    """What decides when processes start and end can decide it."""
     if (algorithm := str(settings.get("cheaper-algo", "busyness"))).startswith("backlog"):
         yield (
             "uwsgi_settings",

@@ -643,7 +643,7 @@ def test_how_a_deploy_cannot_go_is_said(variable: str, value: object, message: s
     ("variables", "expected"),
     [
         (
-            {"uwsgi_processes": 2, "uwsgi_cheaper": 2},
+            {"uwsgi_processes": 2, "uwsgi_threads": 1, "uwsgi_cheaper": 2},
             "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2: it is the fewest processes, write less than "
             "that",
         ),

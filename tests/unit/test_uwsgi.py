@@ -13,7 +13,7 @@ from jinja2.nativetypes import NativeEnvironment
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 README = ROLES / "uwsgi/README.md"
 #: The fewest of four processes, with room for more.
-CHEAPER = {"uwsgi_processes": 4, "uwsgi_cheaper": 2}
+CHEAPER = {"uwsgi_processes": 4, "uwsgi_threads": 1, "uwsgi_cheaper": 2}
 
 
 def found(variables: dict[str, Any], python: str = "/usr/bin/python3") -> list[str]:
@@ -25,7 +25,7 @@ def found(variables: dict[str, Any], python: str = "/usr/bin/python3") -> list[s
     [
         {},
         {"uwsgi_processes": "auto", "uwsgi_threads": 8, "uwsgi_cheaper": 0, "uwsgi_cheaper_initial": 0},
-        {"uwsgi_processes": "4", "uwsgi_cheaper": 3},
+        {"uwsgi_processes": "4", "uwsgi_threads": "1", "uwsgi_cheaper": 3},
         {**CHEAPER, "uwsgi_cheaper_initial": 2, "uwsgi_cheaper_step": 2},
         {**CHEAPER, "uwsgi_cheaper_initial": 4},
         {**CHEAPER, "uwsgi_settings": {"cheaper-algo": "spare", "cheaper-overload": 1}},
@@ -53,16 +53,16 @@ def test_what_can_work_is_let_through(variables: dict[str, Any]) -> None:
     ("variables", "said"),
     [
         (
-            {"uwsgi_cheaper": 1},
+            {"uwsgi_threads": 1, "uwsgi_cheaper": 1},
             "uwsgi_cheaper: 1 needs to know how many processes there are at most: write a number above it as "
             "uwsgi_processes.",
         ),
         (
-            {"uwsgi_processes": "1", "uwsgi_cheaper": 1},
+            {"uwsgi_processes": "1", "uwsgi_threads": 1, "uwsgi_cheaper": 1},
             "uwsgi_cheaper: 1 cannot work with one process: write a higher number as uwsgi_processes, or take it out.",
         ),
         (
-            {"uwsgi_processes": 2, "uwsgi_cheaper": 2},
+            {"uwsgi_processes": 2, "uwsgi_threads": 1, "uwsgi_cheaper": 2},
             "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2: it is the fewest processes, write less than "
             "that.",
         ),
@@ -81,6 +81,14 @@ def test_what_can_work_is_let_through(variables: dict[str, Any]) -> None:
         (
             {"uwsgi_settings": {"cheaper-overload": 1}},
             "uwsgi_settings: cheaper-overload has no effect without uwsgi_cheaper: write the fewest processes there.",
+        ),
+        *(
+            (
+                {**CHEAPER, "uwsgi_threads": threads},
+                "uwsgi_cheaper: 2 needs processes with one thread, as one with several can take requests with it when "
+                "it ends: write uwsgi_threads: 1.",
+            )
+            for threads in (2, "auto")
         ),
         (
             {**CHEAPER, "uwsgi_cheaper_step": 0},

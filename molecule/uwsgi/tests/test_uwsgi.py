@@ -452,7 +452,7 @@ def test_the_uwsgi_of_the_distribution_runs_the_application(further: Mapping[str
         where, unit = socket_of(DISTRIBUTION), f"echo@{DISTRIBUTION}"
         assert host.check_output("readlink /proc/%s/exe", show(host, "MainPID", unit)) == "/usr/bin/uwsgi-core"
         seen = echo(host, where, headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
-        assert (seen["client"], seen["scheme"], seen["threads"]) == ("203.0.113.9", "https", True)
+        assert (seen["client"], seen["scheme"], seen["threads"]) == ("203.0.113.9", "https", False)
         assert seen["prefix"] == f"/srv/echo/releases/{DISTRIBUTION}/build/venv"
         assert ask_socket(host, where, "/streamed").text == "0\n1\n2\n3\n4\n"
         with pytest.raises(OSError, match="IncompleteRead"):
@@ -542,7 +542,10 @@ INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "
         ),
         ({"uwsgi_settings": {"max_requests": 1}}, "uwsgi_settings: 'max_requests' is not the name of an option"),
         ({"uwsgi_settings": {"env": "A=1\nB=2"}}, r'uwsgi_settings: "A=1\nB=2" cannot stand in one line'),
-        ({"uwsgi_processes": 2, "uwsgi_cheaper": 2}, "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2"),
+        (
+            {"uwsgi_processes": 2, "uwsgi_threads": 1, "uwsgi_cheaper": 2},
+            "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2",
+        ),
         (
             {"uwsgi_package": "distribution", "app_python": "/opt/bin/python3"},
             "uwsgi_package: distribution runs /usr/bin/python3 and no other, but app_python is '/opt/bin/python3'",
