@@ -8,6 +8,7 @@ that something else uses cannot be replaced by just any other.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
 import socket
@@ -72,4 +73,7 @@ def main(name: str, wanted: str) -> str:
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:]))
+    # The engine would make two of one name for two who ask at the same time.
+    with Path(__file__).open(encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(main(*sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ BALANCERS = (("172.31.78.141", 443), ("172.31.78.142", 443))
 HOST = "shop.example.com"
 APP_HOSTS = {"app1": "172.31.78.151", "app2": "172.31.78.152", "app3": "172.31.78.153"}
 NAMES = tuple(APP_HOSTS)
+NETWORK = "wsgi-fleet-test"
 #: The authority of the fleet, which site.yml has made.
 AUTHORITY = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], ".secrets/tls/ca.crt")
 #: Requests per second, of all kinds together.
@@ -122,9 +125,17 @@ class Fleet:
         return " ".join(said.split())
 
     def disturb(
-        self, variables: Mapping[str, Any], task: str, action: Callable[[subprocess.Popen[str]], None]
+        self,
+        variables: Mapping[str, Any],
+        task: str,
+        action: Callable[[subprocess.Popen[str]], None],
+        *,
+        wait: float = 0.4,
     ) -> tuple[int, str]:
-        """Deploy, and do something when a task begins; return the exit status and what was printed."""
+        """Deploy, and do something when a task begins; return the exit status and what was printed.
+
+        :param wait: seconds from the announcement of the task, within which it begins.
+        """
         process = self.start("deploy.yml", variables)
         assert process.stdout is not None
         said = ""
@@ -132,8 +143,7 @@ class Fleet:
         for line in process.stdout:
             said += line
             if not done and line.startswith("TASK [") and task in line:
-                # The task has just been named; let it begin.
-                time.sleep(0.4)
+                time.sleep(wait)
                 action(process)
                 done = True
         status = process.wait()
@@ -293,6 +303,30 @@ def reboot(name: str) -> None:
             return
         time.sleep(0.5)
     raise AssertionError(f"{name} does not come up: {said}")
+
+
+def leave_network(name: str) -> None:
+    """Take a host's network away."""
+    subprocess.run(["docker", "network", "disconnect", NETWORK, container(name)], check=True)
+
+
+def join_again(name: str) -> None:
+    """Give a host its network back, with its address."""
+    subprocess.run(["docker", "network", "connect", "--ip", APP_HOSTS[name], NETWORK, container(name)], check=True)
+
+
+@contextlib.contextmanager
+def cut_off(name: str, seconds: float) -> Iterator[Callable[[], None]]:
+    """Yield what takes a host's network away for some seconds; the block ends when it has it again."""
+    timer = threading.Timer(seconds, join_again, [name])
+
+    def cut() -> None:
+        leave_network(name)
+        timer.start()
+
+    yield cut
+    if timer.ident is not None:
+        timer.join()
 
 
 def recap(said: str) -> dict[str, int]:

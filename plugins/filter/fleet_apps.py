@@ -34,7 +34,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - For each application C(name), C(packages), C(health_path); C(site), an entry of C(nginx_sites)
+    - For each application C(name), C(packages), C(uwsgi_package), C(health_path); C(site), an entry of C(nginx_sites)
       without its port; and C(backend), one of C(load_balancer_backends) without its servers.
   type: list
   elements: dict

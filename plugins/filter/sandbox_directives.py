@@ -15,7 +15,7 @@ description:
 options:
   _input:
     description:
-      - Any of C(network), C(write_paths), C(capabilities), C(executable_memory), C(devices),
+      - Any of C(network), C(address_families), C(write_paths), C(capabilities), C(executable_memory), C(devices),
         C(system_information), C(system_calls) and C(umask). What is left out stays closed.
     type: dict
     required: true

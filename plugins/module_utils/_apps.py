@@ -14,7 +14,7 @@ from typing import Any
 #: that they stand in a file as they are, without templates.
 AROUND = (
     "app_host_names", "app_health_path", "app_health_status", "app_health_host", "app_static", "app_packages",
-    "app_maintenance_retry_after", "app_maintenance_allow",
+    "app_maintenance_retry_after", "app_maintenance_allow", "uwsgi_package",
 )  # fmt: skip
 
 
@@ -45,6 +45,8 @@ class App:
         return {
             "name": self.name,
             "packages": get("app_packages", []),
+            # What it needs of the distribution besides, whether or not it runs under uWSGI at this time.
+            "uwsgi_package": get("uwsgi_package", "pypi"),
             "host_names": host_names,
             "health_path": path,
             "site": {

@@ -82,6 +82,19 @@ def memory(root: Path) -> int:
     return min(found, int(limit) >> 20) if limit.isdigit() else found
 
 
+def cpus(root: Path) -> int:
+    """Return how many processors processes can use: those of this process, or fewer under a quota.
+
+    A quota that is no whole number is rounded up, as half a processor needs a process as well.
+    """
+    found = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return found
+    return min(found, max(1, -(-int(quota) // int(period)))) if quota.isdigit() else found
+
+
 def holders(root: Path, inodes: set[int]) -> dict[int, str]:
     """Return the names of the processes that hold sockets, by inode, as far as they are to be seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
@@ -144,7 +157,7 @@ def host_info(root: Path = Path("/")) -> dict[str, object]:
             "python": "{}.{}".format(*sys.version_info[:2]),
             "python_path": sys.executable,
         },
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": cpus(root),
         "memory_mb": memory(root),
         "ipv6": has_ipv6(root),
         "time_daemon": time_daemon(root),

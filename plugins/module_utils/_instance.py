@@ -251,6 +251,14 @@ class Systemd:
             run("systemctl", "stop", *units)
             run("systemctl", "reset-failed", *units, check=False)
 
+    def discard(self, *units: str) -> None:
+        """End units that got no request, and so have nothing to finish."""
+        if units:
+            # As a stop, so that systemd does not start them again.
+            run("systemctl", "stop", "--no-block", *units)
+            run("systemctl", "kill", "--signal=KILL", *units, check=False)
+        self.stop(*units)
+
     def state(self, unit: str) -> UnitState:
         """Return the state of a unit; an unknown one is inactive."""
         return parse_unit_state(run("systemctl", "show", f"--property={UNIT_PROPERTIES}", unit))

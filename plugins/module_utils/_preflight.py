@@ -22,9 +22,11 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND
 from ansible_collections.wsgi.fleet.plugins.module_utils._build import REQUIREMENT
 from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
+from ansible_collections.wsgi.fleet.plugins.module_utils._gunicorn import problems as problems_of_gunicorn
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
+from ansible_collections.wsgi.fleet.plugins.module_utils._sizing import SizingError, read_limits
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
@@ -32,6 +34,8 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     package,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import batch_size
+from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import DISTRIBUTION_PYTHON
+from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import problems as uwsgi_problems
 
 GROUPS = ("app", "cache", "load_balancer")
 
@@ -286,6 +290,29 @@ def _positive(value: Any) -> str | None:
     return f"{_show(value)} must be a number above 0"
 
 
+def _share(value: Any) -> str | None:
+    try:
+        if not isinstance(value, bool) and 0 < float(value) <= 1:
+            return None
+    except (TypeError, ValueError):
+        pass
+    return f"{_show(value)} is not a share: write a number above 0 and up to 1, such as 0.5"
+
+
+def _limits(value: Any) -> str | None:
+    try:
+        read_limits(value)
+    except SizingError as error:
+        return str(error).removeprefix("app_limits: ")
+    return None
+
+
+def _threads(value: Any) -> str | None:
+    if not isinstance(value, bool) and re.fullmatch(r"auto|[1-9][0-9]{0,3}", str(value)):
+        return None
+    return f"{_show(value)} is not a number of threads: write a number from 1 on, or auto"
+
+
 def _network(value: Any) -> str | None:
     try:
         ipaddress.ip_network(value, strict=False)
@@ -310,6 +337,11 @@ CHECKS: Mapping[str, Check] = {
     "app_health_status": _each(_status),
     "app_health_body": _health_body,
     "app_health_deadline": _positive,
+    "app_worker_memory": _positive,
+    "app_memory_share": _share,
+    "app_cpu_share": _share,
+    "app_limits": _limits,
+    "uwsgi_threads": _threads,
     "app_maintenance_allow": _each(_network),
     "app_profiler_allow": _each(_network),
     "app_profiler_path": _pattern(
@@ -503,6 +535,23 @@ def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -
                 yield Problem(name, hidden or message.removeprefix(f"argument '{name}' ").rstrip("."))
 
 
+def check_server(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """The settings of the app server can work together."""
+    for host in hosts:
+        if "app" not in host.groups or host.variables.get("app_server", "gunicorn") != "gunicorn":
+            continue
+        given = {name: value for name, value in host.variables.items() if name.startswith("gunicorn_")}
+        for variable, text in problems_of_gunicorn(given):
+            yield Problem(variable, text)
+        environment = host.variables.get("app_env")
+        if isinstance(environment, Mapping) and "GUNICORN_CMD_ARGS" in environment:
+            yield Problem(
+                "app_env",
+                "GUNICORN_CMD_ARGS would stand above the configuration of an instance: write the variables of "
+                "the role gunicorn instead",
+            )
+
+
 def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
     """The source is of a known kind, and what lies on the controller is there."""
     for host in [host for host in hosts if "app" in host.groups][:1]:
@@ -592,6 +641,16 @@ def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
             )
 
 
+def check_uwsgi(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Settings of uWSGI can work together, where it is the app server."""
+    for host in hosts:
+        if "app" in host.groups and host.variables.get("app_server") == "uwsgi":
+            for variable, text in uwsgi_problems(
+                host.variables, str(host.variables.get("app_python", DISTRIBUTION_PYTHON))
+            ):
+                yield Problem(variable, text)
+
+
 def check_app_file(
     file: AppFile,
     hosts: Sequence[Host],
@@ -624,16 +683,20 @@ def check_app_file(
         *check_templates(hosts),
         *check_specs(hosts, specs),
         *check_values(hosts),
+        *check_server(hosts),
         *check_source(hosts),
         *check_drain(hosts),
+        *check_uwsgi(hosts),
     }
     for problem in (
         *check_templates(after),
         *check_required(after, required, specs.keys(), f"in {file.path}"),
         *check_specs(after, specs),
         *check_values(after),
+        *check_server(after),
         *check_source(after),
         *check_drain(after),
+        *check_uwsgi(after),
     ):
         if problem not in before and problem.variable != "app_name" and (whole or problem.variable in AROUND):
             yield replace(problem, variable=f"{file.path}: {problem.variable}")
@@ -721,9 +784,11 @@ def check_inventory(
         *check_required(hosts, () if files else required, specs.keys()),
         *check_specs(hosts, specs),
         *check_values(hosts),
+        *check_server(hosts),
         *check_fleet_wide(hosts),
         *check_source(hosts),
         *check_drain(hosts),
+        *check_uwsgi(hosts),
         # What concerns another application alone must not hold up this one.
         *(
             problem

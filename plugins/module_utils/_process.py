@@ -195,12 +195,13 @@ def _service(process: Process, instance: Mapping[str, Any]) -> str:
         ]
     else:
         lines += ["KillMode=mixed", f"KillSignal={process.stop_signal}", "Restart=always", "RestartSec=1"]
+    lines += instance.get("sandbox") or []
+    # After the limits of the application, so that its own count.
     lines += [
         f"{directive}={value}"
         for directive, value in (("MemoryMax", process.memory), ("CPUQuota", process.cpu), ("TasksMax", process.tasks))
         if value
     ]
-    lines += instance.get("sandbox") or []
     if not process.schedule:
         lines += ["", "[Install]", "WantedBy=multi-user.target"]
     return "\n".join(lines) + "\n"

@@ -17,6 +17,8 @@ from typing import Any
 DEFAULTS: Mapping[str, Any] = {
     # Address families besides unix sockets: true for IPv4 and IPv6.
     "network": False,
+    # Further address families, such as AF_NETLINK.
+    "address_families": [],
     # Directories that the service may write to; all others are read-only to it.
     "write_paths": [],
     # Capabilities that remain, such as CAP_NET_BIND_SERVICE.
@@ -27,7 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "devices": False,
     # The whole of /proc, for services that read the machine's load or memory.
     "system_information": False,
-    # Groups of system calls on top of @system-service, or single calls.
+    # Groups of system calls, or single calls, besides those that no capability is asked for.
     "system_calls": [],
     # Mask of the files that it makes.
     "umask": "0027",
@@ -35,8 +37,18 @@ DEFAULTS: Mapping[str, Any] = {
 
 PATH = re.compile(r"-?/[A-Za-z0-9@%._/+:-]*")
 CAPABILITY = re.compile(r"CAP_[A-Z_]+")
+FAMILY = re.compile(r"AF_[A-Z0-9_]+")
 SYSTEM_CALL = re.compile(r"@?[a-z0-9_-]+")
 UMASK = re.compile(r"0[0-7]{3}")
+
+
+#: The system calls that a capability is for, where they are not among those that every service may make.
+CALLS_OF_CAPABILITIES: Mapping[str, str] = {
+    "CAP_SETUID": "@setuid",
+    "CAP_SETGID": "@setuid",
+    "CAP_SYS_CHROOT": "chroot",
+    "CAP_SYS_NICE": "@resources",
+}
 
 
 class SandboxError(ValueError):
@@ -55,10 +67,12 @@ def directives(needs: Mapping[str, Any]) -> list[str]:
     need = {**DEFAULTS, **needs}
     _check(need)
     capabilities = " ".join(need["capabilities"])
-    families = "AF_UNIX AF_INET AF_INET6" if need["network"] else "AF_UNIX"
+    families = ["AF_UNIX", *(["AF_INET", "AF_INET6"] if need["network"] else []), *need["address_families"]]
     lines = [
         "NoNewPrivileges=yes",
-        f"CapabilityBoundingSet={capabilities}",
+        # Lists add up, also over drop-ins: an empty one takes back what a package's unit allows.
+        "CapabilityBoundingSet=",
+        *([f"CapabilityBoundingSet={capabilities}"] if capabilities else []),
         f"UMask={need['umask']}",
         "ProtectSystem=strict",
         "ProtectHome=yes",
@@ -81,19 +95,19 @@ def directives(needs: Mapping[str, Any]) -> list[str]:
         f"MemoryDenyWriteExecute={_yes(not need['executable_memory'])}",
         "RemoveIPC=yes",
         "KeyringMode=private",
-        f"RestrictAddressFamilies={families}",
+        "RestrictAddressFamilies=",
+        f"RestrictAddressFamilies={' '.join(dict.fromkeys(families))}",
         "SystemCallArchitectures=native",
         # A call that is not allowed fails like one that the account may not make; it does not kill.
         "SystemCallErrorNumber=EPERM",
+        "SystemCallFilter=",
         "SystemCallFilter=@system-service",
+        "SystemCallFilter=~@privileged @resources",
     ]
-    if not need["capabilities"]:
-        lines.append("SystemCallFilter=~@privileged @resources")
-        # Without the capability an account can only chown what is its own, which servers do with
-        # the sockets that they make.
-        lines.append("SystemCallFilter=@chown")
-    if need["system_calls"]:
-        lines.append(f"SystemCallFilter={' '.join(need['system_calls'])}")
+    # Without the capability an account can only chown what is its own, which servers do with the sockets that
+    # they make.
+    calls = ["@chown", *(CALLS_OF_CAPABILITIES[name] for name in need["capabilities"] if name in CALLS_OF_CAPABILITIES)]
+    lines.append(f"SystemCallFilter={' '.join(dict.fromkeys([*calls, *need['system_calls']]))}")
     if need["write_paths"]:
         lines.append(f"ReadWritePaths={' '.join(need['write_paths'])}")
     return lines
@@ -107,6 +121,7 @@ def _check(need: Mapping[str, Any]) -> None:
     for name, pattern in (
         ("write_paths", PATH),
         ("capabilities", CAPABILITY),
+        ("address_families", FAMILY),
         ("system_calls", SYSTEM_CALL),
     ):
         value = need[name]

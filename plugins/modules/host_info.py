@@ -58,7 +58,7 @@ platform:
       description: Path of that interpreter.
       type: str
 cpus:
-  description: Processors that a process may use.
+  description: Processors that processes may use; a control group's quota counts, rounded up.
   type: int
   returned: success
 memory_mb:

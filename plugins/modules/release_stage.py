@@ -55,6 +55,19 @@ options:
         the filter P(wsgi.fleet.process_units#filter) makes them. M(wsgi.fleet.release_activate) starts them.
     type: dict
     default: {}
+  requires:
+    description:
+      - What the build must fulfil for these settings. When it does not, nothing is written or started,
+        and the message is that of the entries that are not fulfilled.
+      - An entry has a C(distribution) that must be installed in the build and a message, C(otherwise).
+        It may have one of C(at_least) and C(below) with a version; C(extra), whose packages must be there
+        as the distribution itself asks for them; or C(file), C(pattern) and C(names), names that the
+        pattern must find in that file.
+      - Fields of the message are C({version}) of the distribution, C({needed}) and C({found}) for an extra,
+        C({name}) and C({alike}) for a name.
+    type: list
+    elements: dict
+    default: []
   files:
     description: Further files of the release by name, such as the app server's configuration.
     type: dict
@@ -224,6 +237,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._instance import (
     secrets_of,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
+    BUILD_MANIFEST,
     Layout,
     ReleaseError,
     State,
@@ -238,6 +252,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     remove_tree,
     write_file,
 )
+from ansible_collections.wsgi.fleet.plugins.module_utils._requires import unmet
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import Lock, step, write_lock
 
 GATE_OPTIONS: dict[str, Any] = {
@@ -421,6 +436,12 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd, lock: Lock | 
     """Do the module's work and return its result."""
     parameters = module.params
     state = read_state(layout)
+    # In check mode the build may not be there yet.
+    requires = parameters.get("requires")
+    if requires and (layout.build(parameters["build"]) / BUILD_MANIFEST).is_file():
+        messages = unmet(layout.build(parameters["build"]) / "venv", requires)
+        if messages:
+            raise ReleaseError("\n".join(messages))
     wanted = (
         wanted_again(layout, state, parameters)
         if parameters["release"]
@@ -519,7 +540,7 @@ def gate(
 
 def take_away(layout: Layout, systemd: Systemd, wanted: Wanted) -> None:
     """Stop an instance that has not passed, and remove its release unless it was there before."""
-    systemd.stop(layout.unit_name(wanted.release))
+    systemd.discard(layout.unit_name(wanted.release))
     if wanted.created:
         remove_units(layout, wanted.release)
         systemd.reload()
@@ -540,6 +561,7 @@ def main() -> None:
             "primary": {"type": "bool", "default": False},
             "unit": {"type": "str"},
             "units": {"type": "dict", "default": {}},
+            "requires": {"type": "list", "elements": "dict", "default": []},
             "files": {"type": "dict", "default": {}},
             "environment": {"type": "str", "default": "{}", "no_log": True},
             "key": {"type": "str", "no_log": True},
@@ -549,7 +571,7 @@ def main() -> None:
             "shared": {"type": "list", "elements": "str", "default": []},
             "gate": {"type": "dict", "default": {}, "options": GATE_OPTIONS},
         },
-        mutually_exclusive=[("build", "release")],
+        mutually_exclusive=[("build", "release"), ("requires", "release")],
         required_one_of=[("build", "release")],
         required_by={"build": ("unit", "user")},
         supports_check_mode=True,

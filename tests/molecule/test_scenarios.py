@@ -1,6 +1,8 @@
 """Every Molecule scenario, on hosts with real systemd, nginx, HAProxy and Redis.
 
-The whole of a scenario's output is shown when it fails; ``make molecule SCENARIO=…`` runs one alone.
+They run two at a time, since each waits for a good part of its time: for hosts to boot, for connections to drain,
+for a health check to fail. The whole of a scenario's output is shown when it fails; ``make molecule SCENARIO=…`` runs
+one alone.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,19 +26,29 @@ SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.y
 STEPS = ("create", "converge", "idempotence", "verify")
 #: Escape sequences of colours, ECMA-48.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+#: How many scenarios run at a time.
+LANES = 2
+#: Those that take longest begin first, so that none of them is left over for the end.
+LONGEST = ("releases", "servers", "fleet", "single", "two_apps")
 
 
-def test_every_role_has_its_scenario() -> None:
-    """One scenario per role, besides those of whole fleets."""
-    roles = {path.name for path in ROOT.glob("roles/*")}
-    assert roles | {"fleet", "profiling", "releases", "single", "two_apps"} == set(SCENARIOS)
+@dataclass(frozen=True)
+class Run:
+    """What ``molecule test`` has come to.
+
+    :param seconds: how long it took.
+    """
+
+    status: int
+    output: str
+    seconds: float
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario: str) -> None:
+def molecule_test(scenario: str) -> Run:
     """Create, converge, prove idempotence, verify, destroy."""
     molecule = shutil.which("molecule", path=str(Path(sys.executable).parent))
     assert molecule, "molecule is not installed beside the running Python"
+    began = time.monotonic()
     done = subprocess.run(
         [molecule, "test", "--scenario-name", scenario],
         cwd=ROOT,
@@ -43,12 +59,40 @@ def test_scenario(scenario: str) -> None:
         text=True,
         check=False,
     )
-    output = COLOURS.sub("", done.stdout)
-    assert done.returncode == 0, output
+    return Run(done.returncode, COLOURS.sub("", done.stdout), time.monotonic() - began)
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Run]]]:
+    """The runs of the scenarios that were asked for, under way."""
+    chosen = [
+        str(item.callspec.params["scenario"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_scenario"
+    ]
+    chosen.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
+    with ThreadPoolExecutor(LANES) as pool:
+        yield {name: pool.submit(molecule_test, name) for name in chosen}
+        # Only what has not begun: a scenario that runs removes its hosts at its end.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def test_every_role_has_its_scenario() -> None:
+    """One scenario per role, besides those of whole fleets."""
+    roles = {path.name for path in ROOT.glob("roles/*")}
+    assert roles | {"fleet", "profiling", "releases", "servers", "single", "two_apps"} == set(SCENARIOS)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario: str, runs: dict[str, Future[Run]]) -> None:
+    """Every step has run, on hosts, with all of its tests."""
+    run = runs[scenario].result()
+    print(f"{scenario}: {run.seconds:.0f} s")
+    assert run.status == 0, run.output
     for step in STEPS:
         # The sign between the two depends on the terminal.
-        assert re.search(rf"^{scenario} \S+ {step}: Executed: Successful$", output, re.MULTILINE), (
-            f"{step} did not run\n{output}"
+        assert re.search(rf"^{scenario} \S+ {step}: Executed: Successful$", run.output, re.MULTILINE), (
+            f"{step} did not run\n{run.output}"
         )
-    assert re.search(r"=+ \d+ passed in ", output), f"no test of the scenario ran\n{output}"
-    assert not re.search(r"\d+ (?:failed|skipped|xfailed|deselected)", output), output
+    assert re.search(r"=+ \d+ passed in ", run.output), f"no test of the scenario ran\n{run.output}"
+    assert not re.search(r"\d+ (?:failed|skipped|xfailed|deselected)", run.output), run.output

@@ -27,6 +27,7 @@ COMMON = {
 #: What the hosts of an inventory are asked for.
 ASKED = [
     "__fleet_address",
+    "__fleet_app_memory_share",
     "__fleet_cache_directory",
     "__fleet_cache_memory_share",
     "__fleet_nginx_port",
@@ -180,6 +181,7 @@ FLEETS = {
             "app_maintenance_allow": ["203.0.113.7"],
             "app_maintenance_retry_after": 60,
             "app_packages": ["libpq5", "zstd"],
+            "uwsgi_package": "distribution",
             "app_static": [{"url": "/static/", "path": "shop/static"}, {"url": "/docs/", "path": "docs//"}],
             "fleet_tls": "self_signed",
         },
@@ -222,6 +224,7 @@ FLEETS = {
                 "__fleet_address": "203.0.113.10",
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/health?deep=1"],
                 "__fleet_cache_memory_share": 0.2,
+                "__fleet_app_memory_share": 0.5,
                 "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [
                     {
@@ -236,7 +239,16 @@ FLEETS = {
                         "maintenance": maintenance("/health", retry_after=60, allow=["203.0.113.7"]),
                     }
                 ],
-                "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "redis-server", "haproxy"],
+                "fleet_packages": [
+                    "nginx",
+                    "python3-venv",
+                    "zstd",
+                    "uwsgi-core",
+                    "uwsgi-plugin-python3",
+                    "libpq5",
+                    "redis-server",
+                    "haproxy",
+                ],
                 "fleet_sandbox_units": ["nginx", "redis-server", "haproxy"],
             }
         },
@@ -321,6 +333,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.30",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.3,
                 "fleet_packages": ["redis-server"],
                 "fleet_sandbox_units": ["redis-server"],
             },
@@ -328,6 +341,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "203.0.113.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 # Here nginx would listen, if this host ran it.
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/health"],
                 "__fleet_nginx_port": 8080,
@@ -389,6 +403,7 @@ FLEETS = {
                 "__fleet_address": "app1.example.com",
                 "fleet_app_check_urls": ["http://127.0.0.1:80/"],
                 "__fleet_cache_memory_share": 0.2,
+                "__fleet_app_memory_share": 0.6,
                 "__fleet_nginx_port": 80,
                 "fleet_nginx_sites": [
                     {
@@ -476,6 +491,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
@@ -483,6 +499,7 @@ FLEETS = {
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.11",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.7,
                 "fleet_packages": ["haproxy"],
                 "fleet_sandbox_units": ["haproxy"],
             },
@@ -510,6 +527,7 @@ app_env: {NOTE: "{{ app_name }}"}
             "shop": """
 app_host_names: [shop.example.com, "*.shop.example.com"]
 app_packages: [libxml2]
+uwsgi_package: distribution
 app_static: [{url: /static/, path: shop/static}]
 app_health_host: localhost
 """,
@@ -610,7 +628,16 @@ app_health_host: localhost
                     "fleet_accounts": ["blog", "blog-build", "shop", "shop-build", "wiki", "wiki-build"],
                     "__fleet_address": address,
                     "__fleet_cache_memory_share": 0.2,
-                    "fleet_packages": ["nginx", "python3-venv", "zstd", "libpq5", "libxml2"],
+                    "__fleet_app_memory_share": 0.2666,
+                    "fleet_packages": [
+                        "nginx",
+                        "python3-venv",
+                        "zstd",
+                        "uwsgi-core",
+                        "uwsgi-plugin-python3",
+                        "libpq5",
+                        "libxml2",
+                    ],
                     "fleet_sandbox_units": ["nginx"],
                 }
                 for name, address in (("app1", "192.0.2.21"), ("app2", "192.0.2.22"))
@@ -619,6 +646,7 @@ app_health_host: localhost
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.30",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.1,
                 "fleet_packages": ["redis-server"],
                 "fleet_sandbox_units": ["redis-server"],
             },
@@ -626,6 +654,7 @@ app_health_host: localhost
                 "fleet_accounts": [],
                 "__fleet_address": "192.0.2.10",
                 "__fleet_cache_memory_share": 0.5,
+                "__fleet_app_memory_share": 0.2333,
                 "fleet_app_check_urls": ["http://127.0.0.1:8080/status?deep=1"],
                 "__fleet_nginx_port": 8080,
                 "fleet_nginx_sites": [{**site, "listen": 8080} for site in SITES],
@@ -637,6 +666,7 @@ app_health_host: localhost
 }
 #: The same in every inventory.
 ALWAYS = {
+    "__fleet_app_memory_share": 0.8,
     "__fleet_cache_directory": "/var/cache/tests/wsgi.fleet",
     "fleet_certificate_method": "none",
     "fleet_certificate_path": "/etc/ssl/wsgi.fleet/fleet.pem",

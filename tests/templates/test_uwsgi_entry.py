@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,6 +36,8 @@ class Answer:
 def load(monkeypatch: pytest.MonkeyPatch, text: str, path: Path) -> dict[str, Any]:
     """Run the module from a file of a release, as uWSGI does."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # Before there are processes.
+    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(worker_id=lambda: 0))
     names: dict[str, Any] = {"__file__": str(path)}
     exec(compile(text, str(path), "exec"), names)  # noqa: S102
     return names
@@ -233,3 +239,41 @@ def wrap(application):
     assert b"".join(names["application"](environ, lambda _status, _headers: None)) == b"x"
     # The last of the list is the outermost; all of them see the client.
     assert seen == [("counted measured ", "203.0.113.9")]
+
+
+def test_an_application_that_exits_when_it_is_made_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """uWSGI brings the instance down for the one, and would start the process again and again for the other."""
+    wsgi = types.ModuleType("shop.wsgi")
+    monkeypatch.setattr(wsgi, "make_app", lambda: sys.exit("no settings"), raising=False)
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.wsgi", wsgi)
+    text = golden("full", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8")
+    with pytest.raises(ImportError, match=re.escape("the application has called sys.exit('no settings')")):
+        load(monkeypatch, text, tmp_path / "wsgi_entry.py")
+
+
+def test_a_process_that_is_not_needed_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It looks at its own state, and sends itself what lets all threads finish."""
+    wsgi = types.ModuleType("shop.wsgi")
+    monkeypatch.setattr(wsgi, "make_app", lambda: answering(b"x"), raising=False)
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.wsgi", wsgi)
+    for name in ("measured", "counted"):
+        (tmp_path / f"{name}.py").write_text("def wrap(application):\n    return application\n", encoding="utf-8")
+        monkeypatch.setitem(sys.modules, f"_release_{name}", types.ModuleType(name))
+    names = load(monkeypatch, golden("full", "uwsgi/wsgi_entry.py").read_text(encoding="utf-8"), tmp_path / "entry.py")
+    states = iter(("busy", "idle", "cheap"))
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        names["uwsgi"], "workers", lambda: [{"status": "cheap"}, {"status": next(states)}], raising=False
+    )
+    monkeypatch.setattr(names["uwsgi"], "worker_id", lambda: 2)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    names["uwsgi"].post_fork_hook()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(5)
+    assert sent == [(os.getpid(), 1)]

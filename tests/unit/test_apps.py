@@ -42,6 +42,7 @@ def test_what_stands_around_an_application_by_default() -> None:
     assert read_app("apps/blog.yml", "", {}).around() == {
         "name": "blog",
         "packages": [],
+        "uwsgi_package": "pypi",
         "host_names": [],
         "health_path": "/",
         "site": {
@@ -69,11 +70,12 @@ app_health_status: [204]
 app_health_host: localhost:8000
 app_static: [{url: /static/, path: shop/static}, {url: /, path: public//}]
 app_packages: [libpq5]
+uwsgi_package: distribution
 app_maintenance_retry_after: 60
 app_maintenance_allow: [203.0.113.7]
 """
     found = read_app("shop.yml", text, {}).around()
-    assert found["packages"] == ["libpq5"]
+    assert (found["packages"], found["uwsgi_package"]) == (["libpq5"], "distribution")
     assert found["site"] == {
         "name": "shop",
         "server_names": ["shop.example.com", "*.shop.example.com"],

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wsgi.fleet.plugins.filter import (
+    app_sizing,
     build_id,
     haproxy_servers,
     host_batches,
+    limit_directives,
     process_units,
     python_literal,
     release_history,
@@ -16,6 +18,7 @@ from ansible_collections.wsgi.fleet.plugins.filter import (
     sandbox_directives,
     settled_hosts,
     status_codes,
+    uwsgi_problems,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +27,11 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("module", "name"),
     [
+        (app_sizing, "app_sizing"),
         (build_id, "build_id"),
         (haproxy_servers, "haproxy_servers"),
         (host_batches, "host_batches"),
+        (limit_directives, "limit_directives"),
         (process_units, "process_units"),
         (python_literal, "python_literal"),
         (release_history, "release_history"),
@@ -34,6 +39,7 @@ from hypothesis import strategies as st
         (sandbox_directives, "sandbox_directives"),
         (settled_hosts, "settled_hosts"),
         (status_codes, "status_codes"),
+        (uwsgi_problems, "uwsgi_problems"),
     ],
 )
 def test_a_filter_has_the_name_of_its_file(module: Any, name: str) -> None:

@@ -83,6 +83,28 @@ def test_memory_limit_counts(root: Path, limit: str, expected: int) -> None:
     assert host_info(root)["memory_mb"] == expected
 
 
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        ("max 100000\n", 16),
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("25000 50000\n", 1),
+        ("1000 100000\n", 1),
+        ("6400000 100000\n", 16),
+        ("\n", 16),
+    ],
+)
+def test_processor_quota_counts(root: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int) -> None:
+    """A quota below the processors is what there is, and a part of one is one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(16)))
+    assert host_info(root)["cpus"] == 16
+    path = root / "sys/fs/cgroup/cpu.max"
+    path.parent.mkdir(parents=True)
+    path.write_text(quota)
+    assert host_info(root)["cpus"] == expected
+
+
 def test_ipv6_listener() -> None:
     """Addresses of IPv6 are four words."""
     assert list(parse_listeners(TABLE_6)) == [Listener("::1", 8080, 42)]

@@ -202,6 +202,9 @@ class Processes(FakeSystemd):
         self.calls += [f"stop {unit}" for unit in units]
         self.running -= set(units)
 
+    def discard(self, *units: str) -> None:
+        self.stop(*units)
+
     def journal(self, unit: str, since: float, lines: int = 40) -> str:
         return f"journal of {unit}"
 

@@ -141,6 +141,9 @@ class FakeSystemd(_instance.Systemd):
             MACHINE.touch()
             self.states.pop(unit, None)
 
+    def discard(self, *units: str) -> None:
+        self.stop(*units)
+
     def state(self, unit: str) -> _instance.UnitState:
         return self.states.get(unit, STOPPED)
 

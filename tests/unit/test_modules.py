@@ -228,6 +228,11 @@ class FakeSystemd(_instance.Systemd):
         for unit in units:
             self.states.pop(unit, None)
 
+    def discard(self, *units: str) -> None:
+        self.calls.append(" ".join(["discard", *units]))
+        for unit in units:
+            self.states.pop(unit, None)
+
     def state(self, unit: str) -> _instance.UnitState:
         return self.states.get(unit, STOPPED)
 
@@ -886,6 +891,37 @@ def test_a_release_is_made_started_and_asked(
     assert not layout.current.is_symlink()
 
 
+REQUIRES = [
+    {"distribution": "gunicorn", "below": "26", "otherwise": "eventlet: Gunicorn {version} has none"},
+    {"distribution": "gevent", "otherwise": "gevent is missing"},
+]
+
+
+def test_a_build_that_does_not_fulfil_what_settings_need_is_refused_before_anything_is_written(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, staged: Arguments
+) -> None:
+    packages = layout.build(BUILD) / "venv/lib/python3.13/site-packages"
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 27.0.1\n", 0o644)
+    before = snapshot(layout.root)
+    for check in (True, False):
+        message = call.fails(release_stage, {**staged, "requires": REQUIRES}, check=check)
+        assert message == "eventlet: Gunicorn 27.0.1 has none\ngevent is missing"
+    assert {name: what for name, what in snapshot(layout.root).items() if name != ".lock"} == before
+    assert systemd.calls == []
+
+    core.write_file(packages / "gunicorn-27.0.1.dist-info/METADATA", "Name: gunicorn\nVersion: 25.3.0\n", 0o644)
+    core.write_file(packages / "gevent-26.9.0.dist-info/METADATA", "Name: gevent\nVersion: 26.9.0\n", 0o644)
+    # What is required of the build is no part of the release.
+    assert call(release_stage, {**staged, "requires": REQUIRES})["release"] == RELEASE
+
+
+def test_a_build_that_is_not_there_yet_is_not_looked_at(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd
+) -> None:
+    result = call(release_stage, {**STAGE, "directory": str(layout.root), "requires": REQUIRES}, check=True)
+    assert result["created"] is True
+
+
 def test_what_is_staged_shows_no_secret(call: Caller, staged: Arguments) -> None:
     result = call(release_stage, staged)
     assert result["diff"] == [
@@ -992,7 +1028,7 @@ def test_an_instance_that_fails_its_gate_is_removed(
     )
     assert PASSWORD not in call.shown
     unit = f"shop@{RELEASE}.service"
-    assert systemd.calls == ["reload", f"start {unit}", f"stop {unit}", "reload"]
+    assert systemd.calls == ["reload", f"start {unit}", f"discard {unit}", "reload"]
     state = core.read_state(layout)
     assert (state.current, state.releases) == (OLD, (OLD,))
     assert [path.name for path in layout.releases.iterdir()] == [OLD]
@@ -1778,7 +1814,7 @@ def test_a_release_that_fails_when_it_is_staged_again_is_stopped_and_kept(
     assert message.endswith(
         "cannot connect with ********\nIt got no traffic and was stopped; the release before it goes on."
     )
-    assert systemd.calls == [f"start shop@{RELEASE}.service", f"stop shop@{RELEASE}.service"]
+    assert systemd.calls == [f"start shop@{RELEASE}.service", f"discard shop@{RELEASE}.service"]
     assert core.read_state(layout).releases == (OLD, RELEASE)
     assert not layout.permit(RELEASE).exists()
     assert PASSWORD not in call.shown

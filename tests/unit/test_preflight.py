@@ -85,6 +85,17 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_maintenance_allow", ["office"], "'office' is neither an address nor a network"),
         ("app_maintenance_allow", ["203.0.113.0/33"], "'203.0.113.0/33' is neither an address nor a network"),
         ("app_maintenance_retry_after", 0, "0 must be a number above 0"),
+        ("app_workload", "web", "must be one of: cpu, mixed, io"),
+        ("app_worker_memory", 0, "0 must be a number above 0"),
+        ("app_worker_memory", "128M", "cannot be converted to an int"),
+        ("app_memory_share", 80, "80 is not a share: write a number above 0 and up to 1, such as 0.5"),
+        ("app_cpu_share", 0, "0 is not a share"),
+        ("app_limits", {"memory": "1G"}, "Supported parameters include: cpu_quota, memory_high, memory_max"),
+        ("app_limits", {"memory_max": "1GiB"}, "memory_max: '1GiB' is not a limit: write a size such as 512M"),
+        ("app_limits", {"memory_max": "1G", "memory_high": "2G"}, "memory_high: '2G' is above memory_max, '1G'"),
+        ("app_limits", {"cpu_quota": "2"}, "cpu_quota: '2' is not a limit: write a share of one processor"),
+        ("gunicorn_threads", "many", "'many' is not a number of threads: write a number from 1 on, or auto"),
+        ("uwsgi_threads", 0, "0 is not a number of threads"),
         ("app_health_path", "health", "'health' is not a request target: it starts with a slash"),
         ("app_health_path", "/a b", "'/a b' is not a request target"),
         ("app_health_host", "a b", "'a b' is not a host name"),
@@ -125,6 +136,9 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_host_names", ["a\r\nb"], r"'a\r\nb' holds a line break or another control character"),
         ("app_health_path", "/\x7f", r"'/\x7f' holds a line break or another control character"),
         ("nginx_sites", [{"name": "a\nb", "upstream": "x"}], r"'a\nb' holds a line break"),
+        ("gunicorn_settings", {"bind": "x"}, "bind follows from how an instance is wired and cannot be set: take it"),
+        ("gunicorn_workers", 0, "'0' is not a number of processes"),
+        ("app_env", {"GUNICORN_CMD_ARGS": "--bind=:80"}, "GUNICORN_CMD_ARGS would stand above the configuration"),
         ("redis_memory_policy", "none", "must be one of: allkeys-lru"),
     ],
 )  # fmt: skip
@@ -132,6 +146,26 @@ def test_a_bad_value_is_named_with_its_remedy(variable: str, value: Any, fragmen
     (problem,) = check_with({variable: value})
     assert problem.startswith(f"{variable}: ")
     assert fragment in problem
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"gunicorn_worker_class": "sync", "gunicorn_threads": 4},
+         "gunicorn_threads: 4 has no effect with gunicorn_worker_class: 'sync': use gthread, or take gunicorn_threads "
+         "out"),
+        ({"gunicorn_worker_class": "gevent", "gunicorn_preload": True}, "gunicorn_preload: true loads the application"),
+        ({"gunicorn_max_requests_jitter": 5}, "gunicorn_max_requests_jitter: 5 has no effect without"),
+        # Another server has no use for any of them.
+        ({"app_server": "uwsgi", "gunicorn_worker_class": "sync", "gunicorn_threads": 4}, None),
+        ({"app_server": "uwsgi", "app_env": {"GUNICORN_CMD_ARGS": "x"}}, None),
+        ({"gunicorn_worker_class": "sync", "gunicorn_threads": 1, "gunicorn_keepalive": 0}, None),
+    ],
+)  # fmt: skip
+def test_settings_of_gunicorn_fit_each_other(variables: Mapping[str, Any], expected: str | None) -> None:
+    found = check_with(variables)
+    assert len(found) == (expected is not None)
+    assert all(problem.startswith(expected or "-") for problem in found)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +436,9 @@ def check_apps(*files: core.AppFile, hosts: tuple[core.Host, ...] = COMMON, name
 
 def test_good_applications_have_no_problems() -> None:
     plain = app_file("wiki", app_server="uwsgi", uwsgi_threads=4, app_env={"A": "b"})
-    assert check_apps(BLOG, SHOP, plain) == []
+    forum = {"app_host_names": ["forum.example.com"], "app_server": "granian", "granian_settings": {"loop": "asyncio"}}
+    fast = app_file("forum", **forum)
+    assert check_apps(BLOG, SHOP, plain, fast) == []
     assert check_apps(BLOG, named=None) == []
 
 
@@ -414,6 +450,9 @@ def test_good_applications_have_no_problems() -> None:
         (app_file("blog", app_module=None, app_modul="x"), "apps/blog.yml: app_module: is not set for app1, app2 (you "
          "have set 'app_modul')"),
         (app_file("blog", app_module="a b"), "apps/blog.yml: app_module: 'a b' is not a WSGI callable"),
+        (app_file("blog", granian_log_level="loud"), "apps/blog.yml: granian_log_level: value of granian_log_level must"),
+        (app_file("blog", gunicorn_worker_class="sync", gunicorn_threads=4), "apps/blog.yml: gunicorn_threads: 4 has "
+         "no effect with gunicorn_worker_class: 'sync'"),
         (app_file("blog", app_server="waitress"), "apps/blog.yml: app_server: value of app_server must be one of"),
         (app_file("blog", app_source="./nowhere"), "apps/blog.yml: app_source: './nowhere' is neither a directory"),
         (app_file("blog", app_env={"A": 5}), "apps/blog.yml: app_env: the value of A is not text but int"),
@@ -597,3 +636,30 @@ def test_how_a_deploy_cannot_go_is_said(variable: str, value: object, message: s
     (problem,) = check_with({variable: value})
     assert problem.startswith(f"{variable}: ")
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"uwsgi_processes": 2, "uwsgi_cheaper": 2},
+            "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2: it is the fewest processes, write less than "
+            "that",
+        ),
+        (
+            {"uwsgi_settings": {"master": False}},
+            "uwsgi_settings: master follows from how an instance is wired and cannot be set: take it out",
+        ),
+        (
+            {"uwsgi_package": "distribution", "app_python": "/opt/python/bin/python3"},
+            "uwsgi_package: distribution runs /usr/bin/python3 and no other, but app_python is "
+            "'/opt/python/bin/python3': leave app_python at its default, or write pypi",
+        ),
+    ],
+)
+def test_settings_of_uwsgi_count_where_it_is_the_app_server(variables: dict[str, Any], expected: str) -> None:
+    assert check_with(variables) == []
+    assert check_with({**variables, "app_server": "uwsgi"}) == [expected]
+    assert check_apps(app_file("blog", app_server="uwsgi", **variables)) == [f"apps/blog.yml: {expected}"]
+    balancer = host("lb1", ("load_balancer",), "10.0.0.9", variables={"app_server": "uwsgi", **variables})
+    assert check(host(), balancer) == []

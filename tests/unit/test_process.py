@@ -17,7 +17,7 @@ INSTANCE: dict[str, Any] = {
     "user": "shop",
     "group": "shop",
     "environment": {"APP_VERSION": 'v1 "100%" $HOME \\', "APP_NAME": "shop"},
-    "sandbox": ["NoNewPrivileges=yes", "ReadWritePaths=/srv/shop/shared"],
+    "sandbox": ["NoNewPrivileges=yes", "ReadWritePaths=/srv/shop/shared", "MemoryMax=1500M"],
 }
 
 
@@ -196,11 +196,12 @@ KillMode=mixed
 KillSignal=SIGINT
 Restart=always
 RestartSec=1
+NoNewPrivileges=yes
+ReadWritePaths=/srv/shop/shared
+MemoryMax=1500M
 MemoryMax=512M
 CPUQuota=50%
 TasksMax=20
-NoNewPrivileges=yes
-ReadWritePaths=/srv/shop/shared
 
 [Install]
 WantedBy=multi-user.target

@@ -97,8 +97,8 @@ def load(results: dict[str, dict[str, Any]]) -> Iterator[None]:
 class Deploys:
     """The states before and after three deploys, and what became of the requests meanwhile.
 
-    The deploys: a changed setting; another one, with a single release kept besides the current one; the
-    settings of before.
+    The deploys: a changed setting; another one, with a single release kept besides the current one, and as if the
+    hosts had become larger; the settings of before.
     """
 
     states: list[dict[str, State]]
@@ -121,7 +121,11 @@ def deploys() -> Deploys:
     requests: dict[str, dict[str, Any]] = {}
     changes: list[dict[str, Any]] = [
         {"app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "one"}},
-        {"app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "two"}, "app_keep_releases": 1},
+        {
+            "app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "two"},
+            "app_keep_releases": 1,
+            "app_host": {"cpus": 6, "memory_mb": 8230},
+        },
         {},
     ]
     with load(requests):
@@ -151,6 +155,17 @@ def test_old_releases_go(deploys: Deploys) -> None:
         assert set(second[name].releases) == {first[name].release, second[name].release}
         assert set(third[name].releases) == {second[name].release, third[name].release}
         assert third[name].builds == [first[name].build]
+
+
+def test_a_larger_host_is_used_by_the_next_run(deploys: Deploys) -> None:
+    """One process per processor, and its share of the memory; the difference tells, and the build is the old one."""
+    lines = deploys.output.splitlines()
+    assert lines.count("+workers = 6") == 2
+    assert lines.count("-workers = 6") == 2
+    assert lines.count("+MemoryMax=6553M") == 2
+    first, _second, third, _last = deploys.states
+    for name in ("app-old", "app-new"):
+        assert third[name].build == first[name].build
 
 
 def test_the_same_settings_are_the_same_release(deploys: Deploys) -> None:
@@ -219,8 +234,44 @@ def test_modes_and_owners(host: Host) -> None:
     }
     assert host.check_output("find /srv/shop/builds /srv/shop/releases ! -user root") == ""
     assert host.check_output("find /srv/shop/builds /srv/shop/releases ! -type l -perm /6022") == ""
-    assert host.run("runuser -u shop -- touch /srv/shop/current/build/code/new").rc != 0
     assert host.run("runuser -u shop -- cat /srv/shop/current/env").rc != 0
+
+
+def test_the_application_owns_nothing_that_runs(host: Host) -> None:
+    """As its account: no file and no directory that makes up the instance can be written to, nor replaced."""
+    unit = f"/etc/systemd/system/shop@{state(host).release}.service"
+    everything = "/srv/shop/. /srv/shop/builds /srv/shop/releases /etc/systemd/system /run/wsgi.fleet /usr/local"
+    files = host.check_output(f"find {everything} -path /srv/shop/./shared -prune -o -print").splitlines()
+    for path in (unit, *(f"/srv/shop/./{name}" for name in ("current", "releases", "builds"))):
+        assert path in files
+    for ending in ("/code/shop/__init__.py", "/venv/bin/gunicorn", "/site-packages/flask/app.py", "/gunicorn.conf.py"):
+        assert any(path.endswith(ending) for path in files)
+    # -writable asks the kernel, as that account; links are what they lead to.
+    writable = host.check_output(
+        f"runuser -u shop -- find -L {everything} -path /srv/shop/./shared -prune -o -writable -print"
+        " 2>/dev/null || true"
+    )
+    assert set(writable.split()) <= {"/dev/null"}
+    tried = {
+        f"echo >>{unit}": "Permission denied",
+        "echo >>/srv/shop/current/build/code/shop/__init__.py": "Permission denied",
+        "echo >>/srv/shop/current/build/venv/bin/gunicorn": "Permission denied",
+        "echo >>/srv/shop/current/gunicorn.conf.py": "Permission denied",
+        "touch /srv/shop/current/build/code/new.py": "Permission denied",
+        "touch /srv/shop/current/build/venv/bin/new": "Permission denied",
+        "ln -sfn releases/x /srv/shop/current": "Permission denied",
+        "rm -f /srv/shop/current/env": "Permission denied",
+        "chmod u+w /srv/shop/current/gunicorn.conf.py": "Operation not permitted",
+        "touch /srv/shop/shared/uploads/new && rm /srv/shop/shared/uploads/new": "",
+    }
+    for command, said in tried.items():
+        done = host.run("runuser -u shop -- sh -c %s", command)
+        assert said in done.stderr, command
+        assert (done.rc == 0) is (said == ""), command
+    assert (
+        host.check_output("find / -xdev -user shop ! -path '/proc/*' ! -path '/srv/shop/shared*' ! -path '/tmp/*'")
+        == ""
+    )
 
 
 def test_release_says_what_it_is(host: Host) -> None:

@@ -112,7 +112,7 @@ def told_of_values(tmp_path_factory: pytest.TempPathFactory) -> str:
         "app_python: 'python' is not an interpreter: write a path such as /usr/bin/python3.",
         "app_dependencies: cannot be evaluated on preflight-old: 'shop_dependencies_file' is undefined.",
         "app_source_token: the value holds a line break or another control character: take it out.",
-        "gunicorn_threads: is of type str and we were unable to convert to int",
+        "gunicorn_threads: 'many' is not a number of threads: write a number from 1 on, or auto.",
         "nginx_gzip: is of type str and we were unable to convert to bool: The value 'perhaps' is not a valid boolean.",
     ],
 )

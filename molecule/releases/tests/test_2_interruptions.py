@@ -1,25 +1,65 @@
-"""Whatever interrupts a deploy: hosts serve the old release or the new one, and the next deploy needs no hand work."""
+"""Whatever interrupts a deploy: hosts serve the old release or the new one, and the next deploy needs no hand work.
+
+The controller is killed, a host reboots, its network is cut or its disk is full, each at every step of a deploy.
+"""
 
 from __future__ import annotations
 
 import itertools
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_testing import ask
-from release_testing import APP_HOSTS, BALANCERS, HOST, Fleet, container, kill, load, on, reboot, whoami
+from release_testing import (
+    APP_HOSTS,
+    BALANCERS,
+    HOST,
+    Fleet,
+    State,
+    cut_off,
+    join_again,
+    kill,
+    leave_network,
+    load,
+    on,
+    reboot,
+    whoami,
+)
 
 Counting = Callable[[str], Any]
 NUMBERS = itertools.count(1)
 
+#: A task of each step, by which a deploy is caught in it.
+STEPS = {
+    "lock": "Take the lock, and see what the host has",
+    "build": "Build with its dependencies",
+    "stage": "Stage the release",
+    "migrate": ": Migrate",
+    "activate": "Activate the release",
+    "check": "See that the host's addresses answer",
+    "retire": "Retire what is not current",
+    "unlock": "End, and give the lock back",
+}
+every_step = pytest.mark.parametrize("step", STEPS)
 
-def change() -> dict[str, Any]:
-    """Return settings that no release had before."""
-    return {"app_env": {"NOTE": f"interrupted {next(NUMBERS)}"}, "app_migrate_command": "sleep 2"}
+
+def change(fleet: Fleet, step: str = "", **variables: Any) -> dict[str, Any]:
+    """Return what makes a release that was never there, so that a deploy of it takes a moment in the step."""
+    number = next(NUMBERS)
+    changed: dict[str, Any] = {"app_env": {"NOTE": f"interrupted {number}"}, "app_drain_delay": 1}
+    if step == "migrate":
+        changed["app_migrate_command"] = "sleep 2"
+    if step == "build":
+        (Path(fleet.variables["app_source"]) / "number.txt").write_text(str(number))
+    return {**changed, **variables}
+
+
+def live(states: dict[str, State]) -> dict[str, str]:
+    """Return what is current on each host."""
+    return {name: state.current for name, state in states.items()}
 
 
 def serving(fleet: Fleet) -> set[str]:
@@ -29,7 +69,7 @@ def serving(fleet: Fleet) -> set[str]:
     """
     for balancer in BALANCERS:
         whoami(*balancer)
-    current = {name: fleet.state(name).current for name in APP_HOSTS}
+    current = live(fleet.states())
     for name, release in current.items():
         answers = [served_by(name) for _number in range(40)]
         assert set(answers[-10:]) == {release}, f"{name} answers with {answers}, and {release} is current"
@@ -47,74 +87,19 @@ def served_by(name: str) -> str:
 def next_deploy(fleet: Fleet) -> None:
     """Deploy again: it must succeed on every host, and leave nothing of the interrupted one."""
     before = serving(fleet)
-    fleet.run("deploy.yml", change())
-    assert not {state.current for state in fleet.settled().values()} & before
-    assert serving(fleet) == {state.current for state in fleet.settled().values()}
+    fleet.run("deploy.yml", change(fleet))
+    now = set(live(fleet.settled()).values())
+    assert not now & before
+    assert serving(fleet) == now
     for name in APP_HOSTS:
         assert on(name, "systemctl list-units --failed --plain --no-legend") == ""
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "Take the lock, and see what the host has",
-        "Fetch the source",
-        "Stage the release",
-        "Migrate",
-        "Activate the release",
-        "See that the host's addresses answer",
-        "Retire what is not current",
-        "End, and give the lock back",
-    ],
-)
-def test_the_controller_is_killed(fleet: Fleet, counting: Counting, task: str) -> None:
-    """No client notices; the next deploy takes the lock over, since its owner is known to be dead."""
-    before = {state.current for state in fleet.settled().values()}
-    with counting(f"controller killed at '{task}'"):
-        status, _said = fleet.disturb(change(), f": {task}" if task == "Migrate" else task, kill)
-        assert status == -9
-        # What runs on hosts goes on to its end.
-        time.sleep(4)
-        for name in APP_HOSTS:
-            state = fleet.state(name)
-            assert f"@{state.current}.service" in state.running
-        if task in ("Fetch the source", "Stage the release", "Migrate"):
-            assert serving(fleet) == before
-        next_deploy(fleet)
-    # One that had told the first host of its success was none to undo.
-    ended = "succeeded" if task in ("Retire what is not current", "End, and give the lock back") else "interrupted"
-    assert f'"outcome": "{ended}"' in on("app1", "tail -n 2 /srv/shop/history.jsonl | head -n 1")
-
-
-def test_the_controller_is_killed_between_two_batches(fleet: Fleet, counting: Counting) -> None:
-    """Each host serves one release, some the old and some the new one, until the next deploy."""
-    with counting("controller killed between batches"):
-        variables = {**change(), "app_batch": 1, "app_batch_pause": 30}
-        status, _said = fleet.disturb(variables, "Pause before the next batch", kill)
-        assert status == -9
-        assert len(serving(fleet)) >= 2
-        # One that fails then leaves every host with what it had before the one that was cut short.
-        fleet.fails("deploy.yml", {"app_env": {"SABOTAGE": "import"}})
-        fleet.settled()
-        next_deploy(fleet)
-
-
-@pytest.mark.parametrize(
-    "task",
-    ["Stage the release", "Activate the release", "See that the host's addresses answer", "Retire what is not current"],
-)
-def test_a_host_reboots(fleet: Fleet, task: str) -> None:
-    """A host that goes away in the middle counts as failed, unless it is back in time."""
-    before = fleet.settled()
-    status, said = fleet.disturb(change(), task, lambda _process: reboot("app2"))
-    states = fleet.states()
-    assert all(f"@{state.current}.service" in state.running for state in states.values()), states
+def put_back_unless_live(fleet: Fleet, before: dict[str, State], status: int, said: str) -> None:
+    """See that a deploy that failed before it was live everywhere has left every host with what it had."""
     wait_for_all(fleet)
-    if status == 2 and "live on every host and stays so" not in said:
-        assert {name: state.current for name, state in fleet.settled().items()} == {
-            name: state.current for name, state in before.items()
-        }, said
-    next_deploy(fleet)
+    if status and "live on every host and stays so" not in said:
+        assert live(fleet.settled()) == live(before), said
 
 
 def wait_for_all(fleet: Fleet) -> None:
@@ -129,64 +114,88 @@ def wait_for_all(fleet: Fleet) -> None:
     serving(fleet)
 
 
-@pytest.fixture
-def frozen() -> Iterator[Callable[[str, float], None]]:
-    """Freeze a host, so that nothing on it answers, for some seconds."""
-    threads = []
+@every_step
+def test_the_controller_is_killed(fleet: Fleet, counting: Counting, step: str) -> None:
+    """No client notices; the next deploy takes the lock over, since its owner is known to be dead."""
+    before = set(live(fleet.settled()).values())
+    with counting(f"controller killed: {step}"):
+        status, _said = fleet.disturb(change(fleet, step), STEPS[step], kill)
+        assert status == -9
+        # What runs on hosts goes on to its end.
+        time.sleep(4)
+        for state in fleet.states().values():
+            assert f"@{state.current}.service" in state.running
+        if step in ("lock", "build", "stage", "migrate"):
+            assert serving(fleet) == before
+        next_deploy(fleet)
+    # One that had told the first host of its success was none to undo.
+    ended = "succeeded" if step in ("retire", "unlock") else "interrupted"
+    assert f'"outcome": "{ended}"' in on("app1", "tail -n 2 /srv/shop/history.jsonl | head -n 1")
 
-    def freeze(name: str, seconds: float) -> None:
-        subprocess.run(["docker", "pause", container(name)], check=True, capture_output=True)
-        thread = threading.Timer(seconds, thaw, [name])
-        thread.start()
-        threads.append(thread)
 
-    def thaw(name: str) -> None:
-        subprocess.run(["docker", "unpause", container(name)], check=False, capture_output=True)
+def test_the_controller_is_killed_between_two_batches(fleet: Fleet, counting: Counting) -> None:
+    """Each host serves one release, some the old and some the new one, until the next deploy."""
+    with counting("controller killed: between batches"):
+        variables = change(fleet, app_batch=1, app_batch_pause=30)
+        status, _said = fleet.disturb(variables, "Pause before the next batch", kill)
+        assert status == -9
+        assert len(serving(fleet)) >= 2
+        # One that fails then leaves every host with what it had before the one that was cut short.
+        fleet.fails("deploy.yml", {"app_env": {"SABOTAGE": "import"}})
+        fleet.settled()
+        next_deploy(fleet)
 
-    yield freeze
-    for thread in threads:
-        thread.join()
 
-
-@pytest.mark.parametrize("task", ["Activate the release", "See that the host's addresses answer"])
-def test_a_host_is_lost_and_comes_back(fleet: Fleet, frozen: Callable[[str, float], None], task: str) -> None:
-    """A host that cannot be reached any more fails the deploy, and is put back like the others once it can be."""
+@every_step
+def test_a_host_reboots(fleet: Fleet, step: str) -> None:
+    """A host that goes away in the middle counts as failed, unless it is back in time."""
     before = fleet.settled()
-    status, said = fleet.disturb({**change(), "app_batch": 1}, task, lambda _process: frozen("app2", 20))
-    assert status == 2, said
-    wait_for_all(fleet)
-    assert {name: state.current for name, state in fleet.settled().items()} == {
-        name: state.current for name, state in before.items()
-    }, said
+    # The host that builds for its platform, or one that does not.
+    name = "app1" if step == "build" else "app2"
+    status, said = fleet.disturb(change(fleet, step), STEPS[step], lambda _process: reboot(name))
+    states = fleet.states()
+    assert all(f"@{state.current}.service" in state.running for state in states.values()), states
+    put_back_unless_live(fleet, before, status, said)
     next_deploy(fleet)
 
 
-def test_a_host_loses_its_network(fleet: Fleet) -> None:
-    """The others serve; the host that is cut off has one release, and joins with it."""
-    address = "172.31.78.152"
+@every_step
+def test_a_host_loses_its_network(fleet: Fleet, step: str) -> None:
+    """It counts as failed, and the failing deploy itself puts it back once it can be reached again."""
+    before = fleet.settled()
+    name = "app1" if step == "build" else "app2"
+    # Longer than the controller waits for a host that has fallen silent.
+    with cut_off(name, 9) as cut:
+        status, said = fleet.disturb(change(fleet, step), STEPS[step], lambda _process: cut())
+    put_back_unless_live(fleet, before, status, said)
+    next_deploy(fleet)
 
-    def cut(_process: object) -> None:
-        subprocess.run(["docker", "network", "disconnect", "wsgi-fleet-test", container("app2")], check=True)
 
+def test_a_host_stays_lost(fleet: Fleet) -> None:
+    """The others serve what they had, without a failed request; the lost one joins by the next deploy."""
+    before = fleet.settled()
     try:
-        fleet.disturb(change(), "Stage the release", cut)
+        status, said = fleet.disturb(
+            change(fleet, "activate", app_lost_timeout=5),
+            STEPS["activate"],
+            lambda _process: leave_network("app2"),
+        )
+        assert status != 0
+        assert "app2" in said[said.rindex("TASK [") :]
         with load(20) as clients:
             time.sleep(3)
         assert not clients.result.failures, clients.result.explain()
         assert set(clients.result.hosts) == {"app1", "app3"}
+        assert set(clients.result.releases) == {before["app1"].current}
     finally:
-        subprocess.run(
-            ["docker", "network", "connect", "--ip", address, "wsgi-fleet-test", container("app2")], check=True
-        )
+        join_again("app2")
     wait_for_all(fleet)
     next_deploy(fleet)
 
 
-@pytest.mark.parametrize("task", ["Take the lock, and see what the host has", "Stage the release"])
-def test_a_disk_is_full(fleet: Fleet, counting: Counting, task: str) -> None:
-    """Nothing is written half: the deploy fails with the reason, and every host goes on."""
-    before = fleet.settled()
-    # A file system of its own that can be filled, with what the host has.
+@pytest.fixture(scope="module")
+def small_disk(fleet: Fleet) -> Iterator[Callable[[bool], None]]:
+    """Give a host's applications a file system of their own, which can be filled and emptied."""
     on(
         "app2",
         "mkdir /mnt/full && mount -t tmpfs -o size=600m tmpfs /mnt/full && cp -a /srv/shop/. /mnt/full/"
@@ -195,30 +204,37 @@ def test_a_disk_is_full(fleet: Fleet, counting: Counting, task: str) -> None:
         " && systemctl restart nginx",
     )
     wait_for_all(fleet)
-    try:
-        with counting(f"full disk at '{task}'"):
-            if task == "Stage the release":
-                # Enough for the lock, not for a release.
-                fill = "dd if=/dev/zero of=/mnt/full/fill bs=1M 2>/dev/null; true"
-                status, said = fleet.disturb(change(), "Build", lambda _process: on("app2", fill) and None)
-            else:
-                on("app2", "dd if=/dev/zero of=/mnt/full/fill bs=1M; dd if=/dev/zero of=/mnt/full/rest bs=1k; true")
-                said = fleet.fails("deploy.yml", change())
-                status = 2
-            assert status == 2
-            assert "No space left on device" in said
-            assert {name: state.current for name, state in fleet.states().items()} == {
-                name: state.current for name, state in before.items()
-            }
-            on("app2", "rm -f /mnt/full/fill /mnt/full/rest")
-            next_deploy(fleet)
-    finally:
-        on("app2", "rm -f /mnt/full/fill /mnt/full/rest")
-        # Back to the disk, with what is there now.
+
+    def fill(full: bool) -> None:
         on(
             "app2",
-            "umount /srv/shop && cp -a --remove-destination /mnt/full/. /srv/shop/"
-            " && umount /mnt/full && rmdir /mnt/full && systemctl restart nginx",
+            "dd if=/dev/zero of=/mnt/full/fill bs=1M; dd if=/dev/zero of=/mnt/full/rest bs=1k; true"
+            if full
+            else "rm -f /mnt/full/fill /mnt/full/rest",
         )
+
+    yield fill
+    fill(False)
+    # Back to the disk, with what is there now.
+    on(
+        "app2",
+        "umount /srv/shop && cp -a --remove-destination /mnt/full/. /srv/shop/"
+        " && umount /mnt/full && rmdir /mnt/full && systemctl restart nginx",
+    )
     wait_for_all(fleet)
     next_deploy(fleet)
+
+
+@every_step
+def test_a_disk_is_full(fleet: Fleet, counting: Counting, small_disk: Callable[[bool], None], step: str) -> None:
+    """Nothing is written half: the deploy fails with the reason, or succeeds, and every host goes on."""
+    before = fleet.settled()
+    with counting(f"full disk: {step}"):
+        status, said = fleet.disturb(change(fleet, step), STEPS[step], lambda _process: small_disk(True), wait=0)
+        if step in ("lock", "build", "stage"):
+            assert status == 2, said
+        if status and step != "migrate":
+            assert "No space left on device" in said
+        small_disk(False)
+        put_back_unless_live(fleet, before, status, said)
+        next_deploy(fleet)

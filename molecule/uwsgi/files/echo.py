@@ -3,7 +3,11 @@
 import hashlib
 import json
 import os
+import sys
 import time
+
+#: What the application never lets go of.
+KEPT = []
 
 
 def make_app(name):
@@ -18,6 +22,8 @@ def make_app(name):
             time.sleep(2)
         elif path == "/stuck":
             time.sleep(3600)
+        elif path == "/leak":
+            KEPT.append(b"x" * (40 << 20))
         elif path == "/fails":
             raise ValueError("on purpose")
         elif path == "/large":
@@ -44,6 +50,7 @@ def make_app(name):
             "greeting": os.environ["GREETING"],
             "made": name,
             "pid": os.getpid(),
+            "prefix": sys.prefix,
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             "cookie": len(environ.get("HTTP_COOKIE", "")),

@@ -8,15 +8,18 @@ import http.client
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, ask, ask_raw, ask_socket, hosts_of_scenario, refused
+from fleet_testing import Load, ask, ask_raw, ask_socket, hosts_of_scenario, refused
 from testinfra.host import Host
 
 #: Releases under uWSGI, of which the first is current, and one under Gunicorn.
 CURRENT, OTHER, GUNICORN = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+#: Further ones, as prepare.yml describes them: of the distribution and with few processes at quiet times; as the
+#: README's command line; with all kinds of settings; and with processes that end after 100 requests.
+DISTRIBUTION, COMMAND_LINE, SETTINGS, SHORT_LIVED = "dddddddddddd", "eeeeeeeeeeee", "ffffffffffff", "111111111111"
 UNIT = f"echo@{CURRENT}.service"
 SOCKET = "/srv/echo/current/app.sock"
 JOURNAL = "journalctl --no-pager --output cat --unit"
@@ -43,9 +46,38 @@ def show(host: Host, name: str, unit: str = UNIT) -> str:
     return str(host.check_output("systemctl show --property %s --value %s", name, unit)).strip()
 
 
-def workers(host: Host) -> list[int]:
+def workers(host: Host, release: str = CURRENT) -> list[int]:
     """Return the processes below uWSGI's own."""
-    return [int(pid) for pid in host.run("pgrep -P %s", show(host, "MainPID")).stdout.split()]
+    return [int(pid) for pid in host.run("pgrep -P %s", show(host, "MainPID", f"echo@{release}")).stdout.split()]
+
+
+def socket_of(release: str) -> str:
+    """Return where an instance listens that need not be current."""
+    return f"/srv/echo/releases/{release}/app.sock"
+
+
+@pytest.fixture(scope="module")
+def further() -> Iterator[dict[str, Host]]:
+    """The hosts, with the further instances running side by side."""
+    hosts = hosts_of_scenario()
+    releases = (DISTRIBUTION, COMMAND_LINE, SETTINGS, SHORT_LIVED)
+
+    def start(host: Host) -> None:
+        permits = " ".join(f"/run/wsgi.fleet/echo/{release}" for release in releases)
+        units = " ".join(f"echo@{release}" for release in releases)
+        host.run_test(f"mkdir -p /run/wsgi.fleet/echo && touch {permits} && systemctl start {units}")
+
+    on_all(hosts, start)
+    yield hosts
+    for host in hosts.values():
+        for release in releases:
+            retire(host, release)
+
+
+def on_all(hosts: Mapping[str, Host], what: Callable[[Host], object]) -> None:
+    """Do on all hosts at once what is mostly waiting."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(what, hosts.values()))
 
 
 def holds_soon(condition: Callable[[], bool], seconds: float = 15) -> bool:
@@ -249,11 +281,24 @@ def test_a_killed_worker_is_replaced(host: Host) -> None:
 
 
 def test_a_killed_master_comes_back(host: Host) -> None:
-    """The instance returns by itself, on the same socket and open to the web server."""
-    master = show(host, "MainPID")
+    """The instance returns by itself, open to the web server, and nothing is left of the old one."""
+    master, old = show(host, "MainPID"), workers(host)
     host.run_test(f"kill -KILL {master}")
+    killed = time.monotonic()
     assert holds_soon(lambda: show(host, "MainPID") not in ("0", master) and bool(echo(host)))
+    # One second is the pause before the start; the rest is the start, on a busy machine.
+    assert time.monotonic() - killed < 5
     assert echo(host)["release"] == CURRENT
+    assert host.run("ps -o pid= -p %s", ",".join(map(str, old))).stdout == ""
+    assert not set(old) & set(workers(host))
+
+
+def test_all_that_is_left_of_a_dead_master_is_ended(host: Host) -> None:
+    """Even if what it left behind would go on serving, on connections that nobody answers for."""
+    old = workers(host)
+    host.run_test(f"kill -STOP {old[0]}; kill -KILL {show(host, 'MainPID')}")
+    assert holds_soon(lambda: host.run("ps -o pid= -p %s", ",".join(map(str, old))).stdout == "", 5)
+    assert holds_soon(lambda: echo(host)["release"] == CURRENT)
 
 
 def test_only_a_current_or_permitted_release_starts(host: Host) -> None:
@@ -270,19 +315,31 @@ def test_only_a_current_or_permitted_release_starts(host: Host) -> None:
         retire(host, OTHER)
 
 
-def test_an_application_that_cannot_be_imported_brings_its_instance_down(host: Host) -> None:
-    """It does not go on without the application, and the journal tells why."""
-    entry = f"/srv/echo/releases/{OTHER}/wsgi_entry.py"
-    host.run_test(f"cp {entry} /root/entry && sed -i s/echo/nowhere/ {entry}")
-    try:
-        permit(host, OTHER)
-        assert holds_soon(lambda: int(show(host, "NRestarts", f"echo@{OTHER}")) > 0)
-        journal = host.check_output(f"{JOURNAL} echo@{OTHER}")
-        assert "No module named 'nowhere'" in journal
-        assert "status=22" in journal
-    finally:
-        retire(host, OTHER)
-        host.run_test(f"cp /root/entry {entry} && systemctl reset-failed")
+def test_an_application_that_cannot_be_imported_brings_its_instance_down(further: Mapping[str, Host]) -> None:
+    """It does not go on without the application; it is tried once a second, and the journal tells why."""
+
+    def try_it(host: Host) -> None:
+        entry, unit = f"/srv/echo/releases/{OTHER}/wsgi_entry.py", f"echo@{OTHER}"
+        host.run_test(f"cp {entry} /root/entry")
+        try:
+            for broken, said in (
+                ('import_module("nowhere").app', "No module named 'nowhere'"),
+                ("sys.exit(3)", "the application has called sys.exit(3) instead of being imported"),
+            ):
+                host.run_test(f"""sed 's/import_module("echo").*/{broken}/' /root/entry >{entry}""")
+                host.run("mkdir -p /run/wsgi.fleet/echo && touch /run/wsgi.fleet/echo/%s", OTHER)
+                host.run(f"systemctl start {unit}")
+                time.sleep(4)
+                assert 1 <= int(show(host, "NRestarts", unit)) <= 4
+                retire(host, OTHER)
+                journal = host.check_output(f"{JOURNAL} {unit}")
+                assert said in journal
+                assert "status=22" in journal
+        finally:
+            retire(host, OTHER)
+            host.run_test(f"cp /root/entry {entry} && systemctl reset-failed")
+
+    on_all(further, try_it)
 
 
 def test_is_confined(host: Host) -> None:
@@ -312,55 +369,160 @@ def test_flips_between_uwsgi_and_gunicorn_lose_nothing(host: Host, address: str)
     host.run_test("rm -rf /run/wsgi.fleet/echo")
 
 
-def test_replacing_processes_loses_nothing() -> None:
+def test_replacing_processes_loses_nothing(further: Mapping[str, Host]) -> None:
     """Those that have had their number of requests, while clients keep sending."""
-    settings = {"uwsgi_max_requests": 100, "uwsgi_settings": {"min-worker-lifetime": 1}}
-    try:
-        done = apply_role("uwsgi", "wsgi.fleet.uwsgi", settings)
-        assert done.returncode == 0, done.stdout
-        for host in hosts_of_scenario().values():
-            assert holds_soon(lambda host=host: bool(echo(host)))  # type: ignore[misc]
-            before = set(workers(host))
+
+    def try_it(host: Host) -> None:
+        before = set(workers(host, SHORT_LIVED))
+        assert len(before) == int(host.check_output("nproc"))
+        activate(host, SHORT_LIVED)
+        try:
             with Load(str(host.ansible.get_variables()["fleet_address"]), rate=150, clients=12) as load:
                 time.sleep(6)
-            assert not load.failures
-            assert holds_soon(lambda host=host, before=before: not before & set(workers(host)))  # type: ignore[misc]
-    finally:
-        assert apply_role("uwsgi", "wsgi.fleet.uwsgi", {}).returncode == 0
+        finally:
+            activate(host, CURRENT)
+        assert not load.failures
+        assert load.seen[SHORT_LIVED] > 300
+        assert holds_soon(lambda: not before & set(workers(host, SHORT_LIVED)))
+
+    on_all(further, try_it)
 
 
-def test_settings_take_effect() -> None:
+def test_settings_take_effect(further: Mapping[str, Host]) -> None:
     """Other numbers, an access log, what the role does not name, and the end of a process that is stuck."""
-    settings = {
-        "uwsgi_processes": 1,
-        "uwsgi_threads": 3,
-        "uwsgi_harakiri": 4,
-        "uwsgi_access_log": True,
-        "uwsgi_settings": {"add-header": ["X-One: 1", "X-Two: 2"], "lazy-apps": False, "ignore-sigpipe": None},
-    }
-    try:
-        done = apply_role("uwsgi", "wsgi.fleet.uwsgi", settings)
-        assert done.returncode == 0, done.stdout
-        for host in hosts_of_scenario().values():
-            assert holds_soon(lambda host=host: len(workers(host)) == 1)  # type: ignore[misc]
-            before = workers(host)
-            answer = ask_socket(host, SOCKET, "/logged", headers={"X-Forwarded-For": "203.0.113.9"})
-            assert (answer.headers["x-one"], answer.headers["x-two"]) == ("1", "2")
-            assert '203.0.113.9 "GET /logged HTTP/1.1" 200' in host.check_output(f"{JOURNAL} {UNIT}")
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                stuck = [pool.submit(ask_socket, host, SOCKET, "/stuck", timeout=30)]
-                time.sleep(1)
-                # As long as others come and go, the process is not stuck.
-                assert echo(host, path="/slow")["release"] == CURRENT
-                assert workers(host) == before
-                stuck.append(pool.submit(ask_socket, host, SOCKET, "/stuck", timeout=30))
-                for answer in stuck:
-                    with pytest.raises(OSError, match="closed connection without response"):
-                        answer.result()
-            assert holds_soon(lambda host=host, before=before: workers(host) not in ([], before))  # type: ignore[misc]
-            assert echo(host)["release"] == CURRENT
-    finally:
-        assert apply_role("uwsgi", "wsgi.fleet.uwsgi", {}).returncode == 0
+
+    def try_it(host: Host) -> None:
+        where = socket_of(SETTINGS)
+        before = workers(host, SETTINGS)
+        assert len(before) == 1
+        answer = ask_socket(host, where, "/logged", headers={"X-Forwarded-For": "203.0.113.9"})
+        assert (answer.headers["x-one"], answer.headers["x-two"]) == ("1", "2")
+        # A module of the release has wrapped the application, and sees the client.
+        assert answer.headers["x-stamped"] == "203.0.113.9"
+        assert '203.0.113.9 "GET /logged HTTP/1.1" 200' in host.check_output(f"{JOURNAL} echo@{SETTINGS}")
+        assert not host.file(f"/run/echo/{SETTINGS}/stats").exists
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            stuck = [pool.submit(ask_socket, host, where, "/stuck", timeout=30)]
+            time.sleep(1)
+            # As long as others come and go, the process is not stuck.
+            assert echo(host, where, "/slow")["release"] == SETTINGS
+            assert workers(host, SETTINGS) == before
+            stuck.append(pool.submit(ask_socket, host, where, "/stuck", timeout=30))
+            for answer in stuck:
+                with pytest.raises(OSError, match="closed connection without response"):
+                    answer.result()
+        assert holds_soon(lambda: workers(host, SETTINGS) not in ([], before))
+        assert echo(host, where)["release"] == SETTINGS
+
+    on_all(further, try_it)
+
+
+def test_the_command_line_of_the_readme(further: Mapping[str, Host]) -> None:
+    """Four processes of two threads; the server of files works besides."""
+
+    def try_it(host: Host) -> None:
+        where = socket_of(COMMAND_LINE)
+        assert len(workers(host, COMMAND_LINE)) == 4
+        seen = echo(host, where)
+        assert (seen["release"], seen["threads"], seen["made"]) == (COMMAND_LINE, True, 7)
+        assert len(stats(host, COMMAND_LINE)["workers"][0]["cores"]) == 2
+        assert "make_app(7)" in ask_socket(host, where, "/code/app.py").text
+
+    on_all(further, try_it)
+
+
+def test_a_process_that_grows_is_replaced(further: Mapping[str, Host]) -> None:
+    """Between two requests: each of those that made it grow was answered."""
+
+    def try_it(host: Host) -> None:
+        before = set(workers(host, COMMAND_LINE))
+        for _turn in range(12):
+            assert echo(host, socket_of(COMMAND_LINE), "/leak")["release"] == COMMAND_LINE
+        assert holds_soon(lambda: bool(before - set(workers(host, COMMAND_LINE))))
+        assert holds_soon(lambda: len(workers(host, COMMAND_LINE)) == 4)
+        assert "killed by signal" not in host.check_output(f"{JOURNAL} echo@{COMMAND_LINE}")
+
+    on_all(further, try_it)
+
+
+def test_the_uwsgi_of_the_distribution_runs_the_application(further: Mapping[str, Host]) -> None:
+    """In the virtual environment of the release, with all that the other one sees to."""
+
+    def try_it(host: Host) -> None:
+        where, unit = socket_of(DISTRIBUTION), f"echo@{DISTRIBUTION}"
+        assert host.check_output("readlink /proc/%s/exe", show(host, "MainPID", unit)) == "/usr/bin/uwsgi-core"
+        seen = echo(host, where, headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+        assert (seen["client"], seen["scheme"], seen["threads"]) == ("203.0.113.9", "https", True)
+        assert seen["prefix"] == f"/srv/echo/releases/{DISTRIBUTION}/build/venv"
+        assert ask_socket(host, where, "/streamed").text == "0\n1\n2\n3\n4\n"
+        with pytest.raises(OSError, match="IncompleteRead"):
+            ask_socket(host, where, "/breaks")
+        assert ask_socket(host, where, "/fails").status == 500
+
+    on_all(further, try_it)
+
+
+def test_processes_come_and_go_with_the_requests(further: Mapping[str, Host]) -> None:
+    """One at quiet times, as many as may be under load, and none ends over a request."""
+
+    def try_it(host: Host) -> None:
+        where = socket_of(DISTRIBUTION)
+        assert holds_soon(lambda: len(workers(host, DISTRIBUTION)) == 1, 20)
+        activate(host, DISTRIBUTION)
+        address = str(host.ansible.get_variables()["fleet_address"])
+        try:
+            with Load(address, rate=20, clients=4) as load:
+                with Load(address, "/slow", rate=8, clients=16) as slow:
+                    assert holds_soon(lambda: len(workers(host, DISTRIBUTION)) == 4, 20)
+                assert holds_soon(lambda: len(workers(host, DISTRIBUTION)) == 1, 40)
+        finally:
+            activate(host, CURRENT)
+        assert not load.failures + slow.failures
+        assert load.seen.keys() == {DISTRIBUTION}
+        assert echo(host, where)["release"] == DISTRIBUTION
+
+    on_all(further, try_it)
+
+
+def test_the_uwsgi_of_the_distribution_ends_gently(further: Mapping[str, Host]) -> None:
+    """Also with fewer processes than there may be; last, as the instance is not started again."""
+
+    def try_it(host: Host) -> None:
+        unit = f"echo@{DISTRIBUTION}"
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = [pool.submit(echo, host, socket_of(DISTRIBUTION), "/slow") for _turn in range(4)]
+            time.sleep(1)
+            host.run_test(f"systemctl stop {unit}")
+            assert {answer.result()["release"] for answer in slow} == {DISTRIBUTION}
+        assert show(host, "Result", unit) == "success"
+
+    on_all(further, try_it)
+
+
+_STATS = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+sys.stdout.write(s.makefile().read())
+"""
+
+
+def stats(host: Host, release: str = CURRENT) -> dict[str, Any]:
+    """Return the state of an instance, as the README tells to ask for it."""
+    said = host.check_output("python3 -c %s %s", _STATS, f"/run/echo/{release}/stats/stats.sock")
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def test_the_state_of_an_instance_is_for_root(host: Host) -> None:
+    """It holds what requests say of their clients, which the web server's account and others need not read again."""
+    found = stats(host)
+    assert sorted(worker["pid"] for worker in found["workers"]) == sorted(workers(host))
+    assert {worker["status"] for worker in found["workers"]} == {"idle"}
+    for account in ("www-data", "nobody"):
+        done = host.run("runuser -u %s -- python3 -c %s %s", account, _STATS, f"/run/echo/{CURRENT}/stats/stats.sock")
+        assert done.rc != 0
+        assert "PermissionError" in done.stderr
 
 
 INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "echo", "socket_group": "www-data"}
@@ -375,12 +537,20 @@ INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "
         ({"uwsgi_graceful_timeout": 0}, "uwsgi_graceful_timeout: 0 leaves requests in flight no time"),
         ({"uwsgi_buffer_size": 65536}, "uwsgi_buffer_size: 65536 is not a size that uWSGI can take"),
         (
-            {"uwsgi_settings": {"http-socket": ":80", "cheaper": 1, "chdir": "/"}},
+            {"uwsgi_settings": {"http-socket": ":80", "chdir": "/"}},
             "uwsgi_settings: chdir, http-socket follows from how an instance is wired and cannot be set",
         ),
         ({"uwsgi_settings": {"max_requests": 1}}, "uwsgi_settings: 'max_requests' is not the name of an option"),
         ({"uwsgi_settings": {"env": "A=1\nB=2"}}, r'uwsgi_settings: "A=1\nB=2" cannot stand in one line'),
-        ({"uwsgi_settings": {"env": {"A": 1}}}, 'uwsgi_settings: {"A": 1} cannot stand in one line'),
+        ({"uwsgi_processes": 2, "uwsgi_cheaper": 2}, "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2"),
+        (
+            {"uwsgi_package": "distribution", "app_python": "/opt/bin/python3"},
+            "uwsgi_package: distribution runs /usr/bin/python3 and no other, but app_python is '/opt/bin/python3'",
+        ),
+        (
+            {"uwsgi_instance": {**INSTANCE, "module": "echo:app", "middleware": ["a/b"]}},
+            "uwsgi_instance.middleware: 'a/b' is not the name of a module",
+        ),
         (
             {"uwsgi_instance": {**INSTANCE, "module": "shop/wsgi.py"}},
             "app_module: 'shop/wsgi.py' is not a WSGI callable: write package.module:attribute",
