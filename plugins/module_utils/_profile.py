@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ Frame = str
 #: What a thread was doing, from the outermost function to the innermost, with how long that was seen.
 Stacks = Mapping[tuple[Frame, ...], float]
 
+#: What stands before the part of a path that tells where a function is from: a release, an environment, Python.
+BEFORE = re.compile(r"^/.*(?:/builds/[0-9a-f]+/code|/releases/[0-9a-f]+|/(?:site|dist)-packages|/lib/python3[0-9.]*)/")
 #: Pixels of the picture: its width, the height of a row, and what is too narrow to be drawn.
 WIDTH, ROW, NARROW = 1200.0, 17, 0.3
 #: Pixels that a character takes.
@@ -63,7 +66,8 @@ def read_stacks(text: str) -> dict[tuple[Frame, ...], float]:
 
 
 def _frame(entry: Mapping[str, Any]) -> Frame:
-    return f"{entry['name']} ({entry.get('file') or '?'}:{entry.get('line') or '?'})"
+    file = BEFORE.sub("", entry.get("file") or "?")
+    return f"{entry['name']} ({file}:{entry.get('line') or '?'})"
 
 
 def hottest(stacks: Stacks, count: int) -> list[dict[str, Any]]:

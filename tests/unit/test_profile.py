@@ -47,6 +47,24 @@ def test_threads_of_all_processes_count_together() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/srv/shop/builds/4e30a3f22667/code/shop/__init__.py", "shop/__init__.py"),
+        ("/srv/shop/releases/d6464e47fc39/wsgi_entry.py", "wsgi_entry.py"),
+        ("/srv/shop/builds/4e30a3f22667/venv/lib/python3.13/site-packages/flask/app.py", "flask/app.py"),
+        ("/usr/lib/python3/dist-packages/yaml/reader.py", "yaml/reader.py"),
+        ("/usr/lib/python3.13/threading.py", "threading.py"),
+        ("shop/__init__.py", "shop/__init__.py"),
+        ("/opt/shop.py", "/opt/shop.py"),
+    ],
+)
+def test_files_are_shown_from_where_they_are_known(path: str, shown: str) -> None:
+    frames = [{"name": "f", "file": path, "line": 3}]
+    text = json.dumps({"shared": {"frames": frames}, "profiles": [{"samples": [[0]], "weights": [1.0]}]})
+    assert core.read_stacks(text) == {(f"f ({shown}:3)",): 1.0}
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", recorded([([9], 1.0)]), '{"shared": {"frames": []}, "profiles": 1}'])
 def test_what_is_no_recording_is_refused(text: str) -> None:
     with pytest.raises(ReleaseError, match="py-spy has written what cannot be read: "):
