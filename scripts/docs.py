@@ -37,7 +37,7 @@ GROUPS = {
     "tune": "app",
 }
 #: Roles that the role app includes, by the value of app_server that asks for each.
-SERVERS = frozenset({"gunicorn", "uwsgi"})
+SERVERS = frozenset({"granian", "gunicorn", "uwsgi"})
 #: Roles whose plays must stop on all hosts when one fails.
 TOGETHER = frozenset({"app", "preflight"})
 #: Roles that need no privileges by themselves.

@@ -34,7 +34,7 @@ REQUIRED = ("app_name", "app_source", "app_module")
 #: What roles tell each other, and so is there from a deploy earlier in the run.
 TOLD = frozenset({"app_release_files", "app_release_unit", "app_status"})
 #: Roles whose variables are those of an application.
-OF_AN_APP = ("app", "gunicorn", "uwsgi")
+OF_AN_APP = ("app", "granian", "gunicorn", "uwsgi")
 
 
 def read_specs(roles: Path) -> dict[str, Mapping[str, Any]]:

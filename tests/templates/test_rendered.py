@@ -59,6 +59,7 @@ DESCRIBE: list[dict[str, Any]] = [
 ]
 #: What a role makes of its templates itself.
 USE: Mapping[str, list[dict[str, Any]]] = {
+    "granian": DESCRIBE,
     "gunicorn": DESCRIBE,
     "uwsgi": DESCRIBE,
     "sandbox": [{"ansible.builtin.set_fact": {"dropins": "{{ __sandbox_dropins }}"}}],
@@ -202,6 +203,10 @@ def test_rendering_again_gives_the_same(outputs: Sequence[Mapping[str, Any]], na
 def test_release_holds_what_the_templates_say(outputs: Sequence[Mapping[str, Any]], name: str) -> None:
     files = outputs[0][name]["files"]
     assert outputs[0][name]["releases"] == {
+        "granian": {
+            "granian_launch.py": files["granian/granian_launch.py"],
+            "app.service": files["granian/app.service"],
+        },
         "gunicorn": {
             "gunicorn.conf.py": files["gunicorn/gunicorn.conf.py"],
             "app.service": files["gunicorn/app.service"],
@@ -224,7 +229,7 @@ def test_uwsgi_ini_sets_nothing_twice(rendered: Mapping[str, Rendered], name: st
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("file", ["gunicorn/gunicorn.conf.py", "uwsgi/wsgi_entry.py"])
+@pytest.mark.parametrize("file", ["granian/granian_launch.py", "gunicorn/gunicorn.conf.py", "uwsgi/wsgi_entry.py"])
 def test_python_is_python(rendered: Mapping[str, Rendered], name: str, file: str) -> None:
     tree = ast.parse(rendered[name][file])
     names = [
