@@ -32,7 +32,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._preflight import (
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 REQUIRED = ("app_name", "app_source", "app_module")
 #: What roles tell each other, and so is there from a deploy earlier in the run.
-TOLD = frozenset({"app_release_files", "app_release_unit", "app_status"})
+TOLD = frozenset({"app_release_files", "app_release_unit", "app_status", "app_trial", "app_trial_of"})
 #: Roles whose variables are those of an application.
 OF_AN_APP = ("app", "granian", "gunicorn", "uwsgi")
 
