@@ -324,7 +324,7 @@ def main(arguments: Sequence[str]) -> int:
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
         rounds = run(host, given.rounds, given.seconds, given.only)
-    except (BenchError, OSError, subprocess.SubprocessError) as error:
+    except (BenchError, OSError, subprocess.SubprocessError, http.client.HTTPException, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     plain = [

@@ -52,5 +52,5 @@ def cached() -> ResponseReturnValue:
 
 @app.get("/health")
 def health() -> ResponseReturnValue:
-    """Tell that the app answers."""
-    return {"status": "ok"}
+    """Tell which release answers."""
+    return {"release": os.environ.get("APP_RELEASE", "")}
