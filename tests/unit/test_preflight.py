@@ -395,7 +395,10 @@ def check_apps(*files: core.AppFile, hosts: tuple[core.Host, ...] = COMMON, name
 
 def test_good_applications_have_no_problems() -> None:
     plain = app_file("wiki", app_server="uwsgi", uwsgi_threads=4, app_env={"A": "b"})
-    assert check_apps(BLOG, SHOP, plain) == []
+    fast = app_file(
+        "forum", app_host_names=["forum.example.com"], app_server="granian", granian_settings={"loop": "asyncio"}
+    )
+    assert check_apps(BLOG, SHOP, plain, fast) == []
     assert check_apps(BLOG, named=None) == []
 
 
@@ -407,6 +410,7 @@ def test_good_applications_have_no_problems() -> None:
         (app_file("blog", app_module=None, app_modul="x"), "apps/blog.yml: app_module: is not set for app1, app2 (you "
          "have set 'app_modul')"),
         (app_file("blog", app_module="a b"), "apps/blog.yml: app_module: 'a b' is not a WSGI callable"),
+        (app_file("blog", granian_log_level="loud"), "apps/blog.yml: granian_log_level: value of granian_log_level"),
         (app_file("blog", app_server="waitress"), "apps/blog.yml: app_server: value of app_server must be one of"),
         (app_file("blog", app_source="./nowhere"), "apps/blog.yml: app_source: './nowhere' is neither a directory"),
         (app_file("blog", app_env={"A": 5}), "apps/blog.yml: app_env: the value of A is not text but int"),
