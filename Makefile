@@ -1,11 +1,11 @@
 # What a person types. `make` alone explains itself.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule bench-deploy build docs lock clean
+.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule bench-deploy bench-serve bench-workers build docs lock clean
 
 help: ## List what can be made
 	@printf 'usage: make TARGET\n\n'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  %-13s %s\n' "$$name" "$$text"; done
 
 demo: venv engine ## Bring up a fleet of local containers, run site.yml on it, say where it answers
 	@scripts/images.sh new
@@ -35,6 +35,12 @@ molecule: venv engine images ## Run one scenario: make molecule SCENARIO=nginx
 
 bench-deploy: venv engine images ## Count lost requests and the longest wait for each thing done to a fleet
 	@scripts/bench_deploy.sh
+
+bench-serve: venv engine images ## Compare worker models with what people set up by hand (half an hour)
+	@scripts/bench_serve.sh $(BENCH)
+
+bench-workers: venv engine images ## Try worker and thread counts on one host, and say which to choose
+	@scripts/bench_workers.sh $(TUNE)
 
 docs: venv ## Write the variable tables of the READMEs from the argument specs
 	@.venv/bin/python scripts/docs.py

@@ -28,3 +28,15 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
+
+# Says where a Python with matplotlib is, which only the plots of benchmarks need; makes it when there is none.
+bench_python() {
+    local venv=.cache/bench/venv lock=requirements/bench.txt
+    if [ "$(cat "$venv/.complete" 2>/dev/null)" != "$(sha256sum "$lock")" ]; then
+        say "installing the packages of $lock in $venv" >&2
+        .venv/bin/uv venv --quiet --clear --python .venv/bin/python "$venv" >&2
+        UV_NATIVE_TLS=1 .venv/bin/uv pip install --quiet --python "$venv/bin/python" -r "$lock" >&2
+        sha256sum "$lock" >"$venv/.complete"
+    fi
+    echo "$venv/bin/python"
+}

@@ -34,6 +34,7 @@ GROUPS = {
     "load_balancer": "load_balancer",
     "nginx": "app",
     "redis": "cache",
+    "tune": "app",
 }
 #: Roles that the role app includes, by the value of app_server that asks for each.
 SERVERS = frozenset({"granian", "gunicorn", "uwsgi"})

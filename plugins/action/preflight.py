@@ -33,8 +33,11 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 REQUIRED = ("app_name", "app_source", "app_module")
 #: What roles tell each other, and so is there from a deploy earlier in the run.
 TOLD = frozenset(
-    {"app_build_requirements", "app_release_files", "app_release_requires", "app_release_unit", "app_status"}
-)
+    {
+        "app_build_requirements", "app_release_files", "app_release_requires", "app_release_unit", "app_status",
+        "app_trial", "app_trial_of",
+    }
+)  # fmt: skip
 #: Roles whose variables are those of an application.
 OF_AN_APP = ("app", "granian", "gunicorn", "uwsgi")
 

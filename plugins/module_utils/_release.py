@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,14 +257,13 @@ class Prune:
     builds: tuple[str, ...]
 
 
-def plan_prune(state: State, keep: int, discard: Sequence[str] = ()) -> Prune:
+def plan_prune(state: State, keep: int) -> Prune:
     """Choose what to remove. The current release and its build are never among it.
 
     :param keep: how many releases to keep besides the current one.
-    :param discard: releases to remove whatever their age.
     """
     others = [name for name in state.releases if name != state.current]
-    kept = [name for name in others if name in state.activated and name not in discard][:keep]
+    kept = [name for name in others if name in state.activated][:keep]
     gone = tuple(name for name in others if name not in kept)
     needed = {state.build_of[name] for name in state.releases if name not in gone and name in state.build_of}
     return Prune(gone, tuple(sorted(state.builds - needed)))
@@ -439,6 +438,12 @@ def manifest_of(layout: Layout, release: str) -> dict[str, Any]:
 def environment_of(layout: Layout, release: str) -> dict[str, str]:
     """Return the environment of a release, secrets and all."""
     return parse_environment_file((layout.release(release) / "env").read_text())
+
+
+def trials(layout: Layout, state: State) -> list[str]:
+    """List the releases that were only made to be tried, by this trial or by one that was cut short."""
+    others = [name for name in state.releases if name != state.current and name not in state.activated]
+    return [name for name in others if manifest_of(layout, name).get("trial")]
 
 
 def leftovers(layout: Layout) -> list[Path]:

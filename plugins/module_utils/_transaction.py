@@ -37,6 +37,8 @@ LOCK = "deploy.lock"
 HISTORY = "history.jsonl"
 #: The name of a deploy whose lock cannot be read.
 UNKNOWN = "unknown"
+#: What a lock is held for that changes nothing of what is live: there is nothing to undo, and nothing to tell.
+TRIAL = "tune"
 #: Lines of the history that are kept: years of daily deploys in some 200 KiB.
 HISTORY_LENGTH = 1000
 #: Digits of a commit or signs of another name that must be given at least, so that none is meant by chance.
@@ -48,7 +50,7 @@ class Lock:
     """Who is deploying, and what there was before.
 
     :param deploy: the deploy's own name.
-    :param action: ``deploy`` or ``rollback``.
+    :param action: ``deploy`` or ``rollback``, or ``tune`` for trials.
     :param version: what it deploys, as far as that is known.
     :param by: the person, as the controller knows it.
     :param origin: host name of the controller.
@@ -130,10 +132,14 @@ def acquire(
     then it is what that one would have gone back to, whether it had flipped this host or not. A deploy
     that was cut short before it staged anything may itself have come after one that had.
 
+    A trial goes back to nothing. One that was cut short leaves no trace in the lock that follows, and none
+    begins where a deploy was cut short, since it could not answer for that.
+
     :param lease: seconds without a step after which a deploy counts as dead.
     :param broken: a deploy that is known to be dead.
     :returns: the deploy whose lock was taken over.
     :raises Locked: when another deploy has it.
+    :raises ReleaseError: for a trial, when a deploy was cut short here.
     """
     held = read_lock(layout)
     if held is not None and held.deploy == wanted.deploy:
@@ -142,6 +148,14 @@ def acquire(
         idle = clock() - (layout.root / LOCK).stat().st_mtime
         if held.deploy != broken and idle < lease:
             raise Locked(held)
+    if held is not None and held.action == TRIAL:
+        held = None
+    if held is not None:
+        if wanted.action == TRIAL:
+            raise ReleaseError(
+                f"A deploy was cut short on this host: {held.describe()}. Deploy again first, which puts right "
+                "what that one left; then try settings."
+            )
         # It may have been cut short between its last line and the end of its lock.
         if held.deploy not in [entry.get("deploy") for entry in history(layout)[-1:]]:
             outcome = ("succeeded", "tidying up was cut short") if held.confirmed else ("interrupted", "")

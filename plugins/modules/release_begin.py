@@ -31,9 +31,12 @@ options:
     type: str
     required: true
   action:
-    description: What it does, for people.
+    description:
+      - What it does, for people.
+      - V(tune) is for trials, see O(wsgi.fleet.release_stage#module:trial). They change nothing of what is live, so
+        that there is nothing to undo after them, and the history does not tell of them.
     type: str
-    choices: [deploy, rollback]
+    choices: [deploy, rollback, tune]
     default: deploy
   version:
     description: What it deploys, for people.
@@ -151,7 +154,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
             "deploy": {"type": "str", "required": True},
-            "action": {"type": "str", "choices": ["deploy", "rollback"], "default": "deploy"},
+            "action": {"type": "str", "choices": ["deploy", "rollback", "tune"], "default": "deploy"},
             "version": {"type": "str", "default": ""},
             "by": {"type": "str", "default": ""},
             "break_lock": {"type": "str", "default": ""},

@@ -36,11 +36,6 @@ options:
     description: How many releases to keep besides the current one.
     type: int
     default: 4
-  discard:
-    description: Releases to remove whatever their age.
-    type: list
-    elements: str
-    default: []
   deploy:
     description:
       - The deploy that this is a step of. It must have the host's lock, see
@@ -128,7 +123,7 @@ def retire(
         confirm(layout, state.current, parameters["confirm"])
         state = read_state(layout)
     stopping = others(layout, systemd, state.current)
-    plan = plan_prune(state, parameters["keep"], parameters["discard"])
+    plan = plan_prune(state, parameters["keep"])
     orphans = leftovers(layout)
     result = {
         "changed": bool(confirming or stopping or plan.releases or plan.builds or orphans),
@@ -162,7 +157,6 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "drain": {"type": "float", "default": 2},
             "keep": {"type": "int", "default": 4},
-            "discard": {"type": "list", "elements": "str", "default": []},
             "deploy": {"type": "str"},
             "confirm": {"type": "str"},
         },

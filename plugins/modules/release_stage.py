@@ -88,6 +88,13 @@ options:
     type: list
     elements: str
     default: []
+  trial:
+    description:
+      - Whether the release is only made to be tried. It has a name of its own, so that it is never the same as
+        one to deploy, and its instance is stopped again once it has passed its gate.
+        M(wsgi.fleet.release_drive) runs it, and M(wsgi.fleet.release_discard) removes it.
+    type: bool
+    default: false
   primary:
     description: Whether processes that run on one host only run on this one.
     type: bool
@@ -235,6 +242,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._instance import (
     processes_of,
     remove_units,
     secrets_of,
+    stop_others,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     BUILD_MANIFEST,
@@ -336,6 +344,8 @@ def wanted_new(layout: Layout, state: State, parameters: dict[str, Any], check: 
     }
     if parameters["units"]:
         inputs["units"] = parameters["units"]
+    if parameters["trial"]:
+        inputs["trial"] = True
     key = parameters["key"].encode() if parameters["key"] else read_key(layout, create=not check)
     release = release_id(key, inputs)
     return Wanted(
@@ -467,7 +477,7 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd, lock: Lock | 
     # One that runs and is not current may have been left by a run that was cut short at the gate.
     if module.check_mode or (running and release == state.current):
         return result
-    if lock:
+    if lock and not parameters["trial"]:
         version = (
             manifest_of(layout, release).get("version")
             if parameters["release"]
@@ -482,6 +492,8 @@ def stage(module: AnsibleModule, layout: Layout, systemd: Systemd, lock: Lock | 
         make(layout, wanted, parameters, systemd, lock.by if lock else "")
     write_file(layout.permit(release), "", 0o644)
     result["answer"] = gate(module, layout, systemd, wanted, state.current, running)
+    if parameters["trial"]:
+        stop_others(layout, systemd, [layout.unit_name(release)])
     return result
 
 
@@ -502,6 +514,7 @@ def make(layout: Layout, wanted: Wanted, parameters: dict[str, Any], systemd: Sy
             "module": parameters["module"],
             "processes": {name: unit["hosts"] for name, unit in parameters["units"].items()},
             "user": parameters["user"],
+            **({"trial": True} if parameters["trial"] else {}),
         },
     )
     units = {name: unit["text"] for name, unit in parameters["units"].items()}
@@ -558,6 +571,7 @@ def main() -> None:
             "build": {"type": "str"},
             "release": {"type": "str"},
             "deploy": {"type": "str"},
+            "trial": {"type": "bool", "default": False},
             "primary": {"type": "bool", "default": False},
             "unit": {"type": "str"},
             "units": {"type": "dict", "default": {}},

@@ -155,7 +155,7 @@ def test_archive_installs_and_its_modules_are_found(archive: Path, tmp_path: Pat
 def test_archive_holds_what_users_run_and_nothing_else(archive: Path) -> None:
     held = {name.split("/")[0] for name in run("tar", "-tzf", archive).split()}
     needed = {"FILES.json", "LICENSE", "MANIFEST.json", "meta", "playbooks", "plugins", "roles"}
-    unwanted = {".cache", ".collections", ".config", ".git", ".venv", "molecule", "requirements"}
+    unwanted = {".cache", ".collections", "benchmarks", ".config", ".git", ".venv", "molecule", "requirements"}
     assert needed - held == set()
     assert unwanted & held == set()
 

@@ -60,8 +60,14 @@ SECRETS = [
     "__fleet_cache_password",
     "__fleet_app_profiler_password",
 ]
-#: What drain.yml and undrain.yml ask.
-DRAIN = ["fleet_drain_hosts", "fleet_drain_last", "fleet_drain_problems", "fleet_undrain_problems"]
+#: What drain.yml, undrain.yml and tune.yml ask.
+DRAIN = [
+    "fleet_drain_hosts",
+    "fleet_drain_last",
+    "fleet_drain_problems",
+    "fleet_tune_problems",
+    "fleet_undrain_problems",
+]
 #: What profile.yml asks.
 PROFILE = ["fleet_profile_problems", "fleet_profile_seconds"]
 #: What others of these are made of.
@@ -694,7 +700,13 @@ DRAINS = {
         everywhere={},
         hosts={
             "app1": {"fleet_drain_hosts": ["app1"], "fleet_drain_last": False},
-            "app2": {"fleet_drain_hosts": ["app2", "app1"], "fleet_drain_last": True},
+            "app2": {
+                "fleet_drain_hosts": ["app2", "app1"],
+                "fleet_drain_last": True,
+                "fleet_tune_problems": [
+                    "host: 'app2, app1' is not one app host; write -e host=… with one of app1, app2, app3."
+                ],
+            },
             "app3": {"fleet_drain_hosts": ["app3"], "fleet_drain_last": False},
             "lb1": {
                 "fleet_drain_hosts": ["lb1", "app1"],
@@ -702,6 +714,9 @@ DRAINS = {
                 "fleet_undrain_problems": [
                     "host: 'lb1' is not an app host; write -e host=… with one of app1, app2, app3,"
                     " or several with commas."
+                ],
+                "fleet_tune_problems": [
+                    "host: 'lb1, app1' is not one app host; write -e host=… with one of app1, app2, app3."
                 ],
             },
             "lb2": {
@@ -711,14 +726,24 @@ DRAINS = {
                     "host: there is no app host but app1, app2, app3, so that nobody would be left to serve;"
                     " add -e drain_last=true to take the service down."
                 ],
+                "fleet_tune_problems": [
+                    "host: 'app1, app2, app3' is not one app host; write -e host=… with one of app1, app2, app3."
+                ],
             },
-            "lb3": {"fleet_drain_hosts": ["app1", "app2", "app3"], "fleet_drain_last": True},
+            "lb3": {
+                "fleet_drain_hosts": ["app1", "app2", "app3"],
+                "fleet_drain_last": True,
+                "fleet_tune_problems": [
+                    "host: 'app1, app2, app3' is not one app host; write -e host=… with one of app1, app2, app3."
+                ],
+            },
             "lb4": {
                 "fleet_drain_hosts": [],
                 "fleet_drain_last": False,
                 "fleet_undrain_problems": [
                     "host: not set; write -e host=… with one of app1, app2, app3, or several with commas."
                 ],
+                "fleet_tune_problems": ["host: not set; write -e host=… with one of app1, app2, app3."],
             },
         },
     ),
@@ -820,7 +845,7 @@ def test_every_host_knows_the_fleet_and_its_part_in_it(answers: Mapping[str, Ans
 @pytest.mark.parametrize("name", DRAINS)
 def test_what_speaks_against_a_drain(answers: Mapping[str, Answers], name: str) -> None:
     for host, own in DRAINS[name].hosts.items():
-        said = {"fleet_undrain_problems": [], **DRAINS[name].everywhere, **own}
+        said = {"fleet_undrain_problems": [], "fleet_tune_problems": [], **DRAINS[name].everywhere, **own}
         # What speaks against bringing a host back speaks against taking it out.
         answer = {key: value for key, value in answers[name].hosts[host].items() if key in DRAIN}
         assert answer == {"fleet_drain_problems": said["fleet_undrain_problems"], **said}

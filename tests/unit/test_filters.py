@@ -18,6 +18,8 @@ from ansible_collections.wsgi.fleet.plugins.filter import (
     sandbox_directives,
     settled_hosts,
     status_codes,
+    tune_candidates,
+    tune_report,
     uwsgi_problems,
 )
 from hypothesis import given
@@ -39,6 +41,8 @@ from hypothesis import strategies as st
         (sandbox_directives, "sandbox_directives"),
         (settled_hosts, "settled_hosts"),
         (status_codes, "status_codes"),
+        (tune_candidates, "tune_candidates"),
+        (tune_report, "tune_report"),
         (uwsgi_problems, "uwsgi_problems"),
     ],
 )
@@ -260,3 +264,35 @@ def test_a_process_that_cannot_run_is_refused() -> None:
         AnsibleFilterError, match=r"^app_processes: worker: count '0' is not a whole number from 1 to 64"
     ):
         process_units.process_units([{"name": "worker", "command": "work", "count": 0}], INSTANCE)
+
+
+def test_candidates_are_named_with_the_present_settings_first() -> None:
+    assert tune_candidates.tune_candidates(
+        [{"gunicorn_workers": 3, "gunicorn_worker_class": "sync"}], "gunicorn", 4
+    ) == [
+        {"label": "as it is", "settings": {}},
+        {"label": "workers 3, worker_class sync", "settings": {"gunicorn_workers": 3, "gunicorn_worker_class": "sync"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gunicorn_thread": 4}, "tune_candidates: there is no variable 'gunicorn_thread'"),
+        ({"app_env": {}}, "tune_candidates: there is no variable 'app_env'"),
+        (
+            {"uwsgi_threads": 4},
+            "tune_candidates: 'uwsgi_threads' is no setting of gunicorn: write variables of that role, or",
+        ),
+    ],
+)
+def test_candidates_with_unknown_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnsibleFilterError) as failure:
+        tune_candidates.tune_candidates([settings], "gunicorn", 4)
+    assert str(failure.value).startswith(message)
+
+
+def test_a_report_in_which_all_fails_is_an_error() -> None:
+    run = {"release": "a", "rate": 0.0, "p50_ms": None, "p99_ms": None, "cpu_ms": None, "memory_mb": 1, "failed": 3}
+    with pytest.raises(AnsibleFilterError, match="with every one of the candidates requests failed"):
+        tune_report.tune_report([{"label": "as it is", "settings": {}, "release": "a"}], [[run]])

@@ -291,6 +291,7 @@ class Play:
             "release": None, "build": None, "units": {}, "files": {}, "environment": "{}", "key": "k", "manifest": {},
             "module": None, "user": "shop", "shared": [], "unit": "",
             "primary": host is self.hosts[0],
+            "trial": False,
             "gate": {"deadline": 60, "interval": 0.0, "keep_answering": True},
         }  # fmt: skip
         module = SimpleNamespace(params={**defaults, **parameters}, check_mode=False, fail_json=fail)
@@ -317,7 +318,7 @@ class Play:
         label = self.label
         if self.action == "rollback":
             label = next(r["deploy"] for r in self.infos[host.name]["releases"] if r["release"] == stage["release"])
-        parameters = {"confirm": label, "drain": 0, "keep": keep, "discard": []}
+        parameters = {"confirm": label, "drain": 0, "keep": keep}
         with transaction.step(host.layout, self.deploy) as lock:
             try:
                 release_retire.retire(host.layout, parameters, host.systemd, check=False, lock=lock)

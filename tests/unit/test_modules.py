@@ -42,6 +42,8 @@ from ansible_collections.wsgi.fleet.plugins.modules import (
     release_activate,
     release_begin,
     release_build,
+    release_discard,
+    release_drive,
     release_end,
     release_info,
     release_profile,
@@ -59,6 +61,8 @@ MODULES = (
     release_activate,
     release_begin,
     release_build,
+    release_discard,
+    release_drive,
     release_end,
     release_info,
     release_profile,
@@ -199,7 +203,7 @@ class FakeSystemd(_instance.Systemd):
         self.status = 200
         self.body = "state: healthy"
         self.asked: list[str] = []
-        self._servers: list[Server] = []
+        self._servers: dict[str, Server] = {}
 
     def reload(self) -> None:
         self.calls.append("reload")
@@ -217,16 +221,19 @@ class FakeSystemd(_instance.Systemd):
 
     def serve(self, unit: str) -> None:
         path = self.layout.socket(self.layout.release_of(unit))
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         server = Server(str(path), Handler)
         server.systemd = self
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        self._servers.append(server)
+        self._servers[unit] = server
 
     def stop(self, *units: str) -> None:
         self.calls.append(" ".join(["stop", *units]))
         for unit in units:
             self.states.pop(unit, None)
+            if unit in self._servers:
+                self.end(self._servers.pop(unit))
+                self.layout.socket(self.layout.release_of(unit)).unlink()
 
     def discard(self, *units: str) -> None:
         self.calls.append(" ".join(["discard", *units]))
@@ -249,10 +256,13 @@ class FakeSystemd(_instance.Systemd):
     def journal(self, unit: str, since: float, lines: int = 40) -> str:
         return self.log
 
+    def end(self, server: Server) -> None:
+        server.shutdown()
+        server.server_close()
+
     def close(self) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+        for server in self._servers.values():
+            self.end(server)
 
 
 def no_command(*command: object, **_more: object) -> str:
@@ -278,6 +288,8 @@ def systemd(layout: core.Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
     life = (
         release_activate,
         release_begin,
+        release_discard,
+        release_drive,
         release_end,
         release_info,
         release_profile,
@@ -406,6 +418,8 @@ def test_secrets_are_marked_as_such(module: ModuleType, secrets: list[str], monk
         (release_retire, {}, "missing required arguments: directory, name"),
         (release_begin, {"name": "shop"}, "missing required arguments: deploy, directory"),
         (release_end, {"name": "shop"}, "missing required arguments: deploy, directory"),
+        (release_discard, {"name": "shop"}, "missing required arguments: directory"),
+        (release_drive, {"name": "shop"}, "missing required arguments: directory, releases"),
         (release_profile, {"name": "shop"}, "missing required arguments: destination, directory"),
         (release_run, {"name": "shop", "directory": "/nowhere"}, "missing required arguments: command, task, user"),
         (release_undo, {"name": "shop"}, "missing required arguments: deploy, directory"),
@@ -1281,16 +1295,6 @@ def test_four_releases_are_kept_when_nothing_is_said(call: Caller, place: dict[s
     assert naps == [2.0]
 
 
-@pytest.mark.usefixtures("several")
-def test_a_release_is_discarded_but_not_the_current_one(
-    call: Caller, layout: core.Layout, place: dict[str, Any]
-) -> None:
-    result = call(release_retire, place | {"discard": [OLDER, OLD]})
-    assert result["releases"] == [OLDER, RELEASE]
-    assert sorted(path.name for path in layout.releases.iterdir()) == [OLD, OLDEST]
-    assert core.read_state(layout).current == OLD
-
-
 def test_what_was_left_half_made_goes(
     call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any]
 ) -> None:
@@ -1322,6 +1326,193 @@ def test_a_stray_file_beside_the_releases_is_no_obstacle(
 ) -> None:
     core.write_file(layout.releases / "notes.txt", "", 0o644)
     assert "failed" not in call(release_retire, place)
+
+
+# Trials: release_stage with trial, release_drive and release_discard
+
+
+@pytest.fixture
+def trial(layout: core.Layout, systemd: FakeSystemd) -> dict[str, Any]:
+    """The arguments of a release to be tried, on a host where another one is live."""
+    make_release(layout, OLD)
+    put_live(layout, OLD)
+    systemd.states[f"shop@{OLD}.service"] = RUNNING
+    return {**STAGE, "directory": str(layout.root), "trial": True}
+
+
+def test_a_release_to_be_tried_passes_its_gate_and_stops(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any]
+) -> None:
+    result = call(release_stage, trial)
+    release = result["release"]
+    # Not the name of the same build and settings when they are deployed.
+    assert release != RELEASE
+    assert core.ID_PATTERN.fullmatch(release)
+    assert (result["created"], result["live"], result["answer"]) == (True, False, "HTTP 200 OK: state: healthy")
+    assert systemd.calls == ["reload", f"start shop@{release}.service", f"stop shop@{release}.service"]
+    assert systemd.asked == ["localhost/health"]
+    # It may not run by itself, as after a reboot.
+    assert not layout.permit(release).exists()
+    assert core.manifest_of(layout, release)["trial"] is True
+    assert "trial" not in core.manifest_of(layout, OLD)
+    assert core.read_state(layout).current == OLD
+
+
+def test_a_release_to_be_tried_leaves_nothing_to_undo(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any]
+) -> None:
+    transaction.write_lock(layout, transaction.Lock("T1", "tune", previous=OLD))
+    call(release_stage, trial | {"deploy": "T1"})
+    lock = transaction.read_lock(layout)
+    assert lock is not None
+    assert (lock.release, lock.created, lock.previous) == (None, False, OLD)
+
+
+def test_one_that_does_not_pass_is_removed(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any]
+) -> None:
+    systemd.after_start = DEAD
+    assert "did not pass its gate" in call.fails(release_stage, trial)
+    assert [path.name for path in layout.releases.iterdir()] == [OLD]
+
+
+def test_instances_are_driven_one_after_another_and_stop(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any]
+) -> None:
+    first = call(release_stage, trial)["release"]
+    second = call(release_stage, trial | {"files": {"gunicorn.conf.py": "workers = 4\n"}})["release"]
+    systemd.calls.clear()
+    systemd.asked.clear()
+    before = snapshot(layout.root)
+    result = call(
+        release_drive,
+        place
+        | {"releases": [second, first], "path": "/a?b=1", "host": "shop.example.com"}
+        | {"connections": 3, "seconds": 0.2, "warmup": 0.05},
+    )
+    assert result["changed"] is False
+    assert [run["release"] for run in result["runs"]] == [second, first]
+    for run in result["runs"]:
+        assert run["requests"] > 3
+        assert (run["failed"], run["reasons"]) == (0, {})
+        assert 0 < run["rate"] <= run["requests"] / 0.2 + 0.1
+        assert 0 < run["p50_ms"] <= run["p99_ms"] < 1000
+    assert systemd.calls == [
+        f"start shop@{second}.service", f"stop shop@{second}.service",
+        f"start shop@{first}.service", f"stop shop@{first}.service",
+    ]  # fmt: skip
+    # The gate first, and nothing but the target after it.
+    assert systemd.asked[0] == "localhost/health"
+    assert set(systemd.asked) == {"localhost/health", "shop.example.com/a?b=1"}
+    assert snapshot(layout.root) == before
+    assert not layout.permit(first).exists()
+
+
+def test_answers_of_an_error_are_failures_and_no_requests(
+    call: Caller, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any]
+) -> None:
+    release = call(release_stage, trial)["release"]
+    systemd.missing = {"/gone"}
+    arguments = place | {"releases": [release], "path": "/gone", "connections": 1, "seconds": 0.1, "warmup": 0}
+    (run,) = call(release_drive, arguments)["runs"]
+    assert (run["requests"], run["rate"], run["p50_ms"], run["p99_ms"], run["cpu_ms"]) == (0, 0.0, None, None, None)
+    assert run["failed"] > 0
+    assert run["reasons"] == {"status 404": run["failed"]}
+
+
+def test_an_instance_that_does_not_come_up_again_stops_the_trial(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any]
+) -> None:
+    release = call(release_stage, trial)["release"]
+    systemd.after_start = DEAD
+    assert "died while it started" in call.fails(release_drive, place | {"releases": [release]})
+    assert systemd.calls[-1] == f"stop shop@{release}.service"
+    assert not layout.permit(release).exists()
+
+
+@pytest.mark.parametrize("release", [OLD, "e" * 12])
+def test_what_was_not_staged_to_be_tried_is_not_driven(
+    call: Caller, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any], release: str
+) -> None:
+    message = call.fails(release_drive, place | {"releases": [release]})
+    assert message == f"release {release} was not staged to be tried, and is not driven"
+    assert systemd.calls == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"path": "products"}, "'products' is not a request target: write one such as /products?page=2"),
+        ({"path": "/a b"}, "'/a b' is not a request target: write one such as /products?page=2"),
+        ({"path": "/a\r\nX: y"}, "'/a\r\nX: y' is not a request target: write one such as /products?page=2"),
+        ({"host": "a\nb"}, "'a\nb' is not a value of the Host header: write one such as shop.example.com"),
+    ],
+)
+def test_what_cannot_stand_in_a_request_is_refused(
+    call: Caller, systemd: FakeSystemd, place: dict[str, Any], option: dict[str, str], message: str
+) -> None:
+    assert call.fails(release_drive, place | {"releases": []} | option) == message
+
+
+def test_a_dry_run_drives_nothing(
+    call: Caller, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any]
+) -> None:
+    assert call(release_drive, place | {"releases": ["e" * 12]}, check=True)["runs"] == []
+    assert systemd.calls == []
+
+
+def test_what_was_tried_goes_and_all_else_stays(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, trial: dict[str, Any], place: dict[str, Any]
+) -> None:
+    make_release(layout, OLDER, "e" * 12)
+    before = snapshot(layout.root / "releases"), snapshot(layout.units), snapshot(layout.builds)
+    one = call(release_stage, trial)["release"]
+    # As after a trial that was cut short while it measured.
+    two = call(release_stage, trial | {"files": {}})["release"]
+    systemd.states[f"shop@{two}.service"] = RUNNING
+    core.write_file(layout.permit(two), "", 0o644)
+    assert call(release_discard, place, check=True)["releases"] == sorted([one, two])
+    assert layout.release(one).is_dir()
+    systemd.calls.clear()
+    result = call(release_discard, place)
+    assert (result["changed"], result["releases"]) == (True, sorted([one, two]))
+    assert systemd.calls == [f"stop shop@{two}.service", "reload"]
+    assert not layout.permit(two).exists()
+    after = snapshot(layout.root / "releases"), snapshot(layout.units), snapshot(layout.builds)
+    assert [sorted(part) for part in after] == [sorted(part) for part in before]
+    assert systemd.states == {f"shop@{OLD}.service": RUNNING}
+    again = call(release_discard, place)
+    assert (again["changed"], again["releases"]) == (False, [])
+
+
+@pytest.mark.parametrize("module", [release_discard, release_drive])
+def test_a_trial_that_has_lost_its_lock_does_nothing_more(
+    call: Caller,
+    layout: core.Layout,
+    systemd: FakeSystemd,
+    trial: dict[str, Any],
+    place: dict[str, Any],
+    module: ModuleType,
+) -> None:
+    release = call(release_stage, trial)["release"]
+    systemd.calls.clear()
+    transaction.write_lock(layout, transaction.Lock("D2"))
+    more = {"releases": [release]} if module is release_drive else {}
+    assert call.fails(module, place | {"deploy": "T1"} | more).startswith("deploy T1 has lost its lock on this host")
+    assert layout.release(release).is_dir()
+    assert systemd.calls == []
+
+
+def test_the_next_deploy_removes_what_a_trial_has_left(
+    call: Caller,
+    layout: core.Layout,
+    systemd: FakeSystemd,
+    trial: dict[str, Any],
+    place: dict[str, Any],
+    naps: list[float],
+) -> None:
+    release = call(release_stage, trial)["release"]
+    assert call(release_retire, place)["releases"] == [release]
 
 
 # release_begin, release_end and release_undo

@@ -61,6 +61,31 @@ def test_a_host_without_the_application_has_nothing_to_go_back_to(tmp_path: Path
     assert held(layout).previous is None
 
 
+@pytest.mark.parametrize("action", ["deploy", "rollback", "tune"])
+def test_a_trial_that_was_cut_short_leaves_no_trace(layout: release.Layout, action: str) -> None:
+    taken(layout, action="tune", previous=OLD)
+    # Nothing of this is what a trial does; it must not count all the same.
+    release.activate(layout, NEW)
+    assert core.acquire(layout, core.Lock("D2", action), lease=LEASE, broken="D1") is None
+    lock = held(layout)
+    assert (lock.deploy, lock.action, lock.previous, lock.interrupted) == ("D2", action, NEW, ())
+    assert core.history(layout) == []
+
+
+def test_no_trial_begins_where_a_deploy_was_cut_short(layout: release.Layout) -> None:
+    taken(layout, previous=OLD, release=NEW, created=True)
+    with pytest.raises(core.Locked):
+        core.acquire(layout, core.Lock("T2", "tune"), lease=LEASE)
+    with pytest.raises(ReleaseError) as failure:
+        core.acquire(layout, core.Lock("T2", "tune"), lease=LEASE, broken="D1")
+    assert str(failure.value) == (
+        "A deploy was cut short on this host: deploy D1, by ada on desk since then. Deploy again first, which puts "
+        "right what that one left; then try settings."
+    )
+    # The next deploy finds what it has to answer for.
+    assert (held(layout).deploy, held(layout).release, core.history(layout)) == ("D1", NEW, [])
+
+
 def test_who_has_the_lock_keeps_it(layout: release.Layout) -> None:
     taken(layout, previous=OLD, release=NEW, created=True)
     release.activate(layout, NEW)
