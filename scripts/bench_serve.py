@@ -256,7 +256,7 @@ class Host:
         command += " && systemctl reload nginx && sleep 0.5"
         subprocess.run(["docker", "exec", self.facts["container"], "sh", "-c", command], check=True)
 
-    def wrk(self, url: str, seconds: float) -> str:
+    def wrk(self, url: str, seconds: int) -> str:
         """Ask for some time."""
         command = [
             "wrk",
@@ -265,7 +265,7 @@ class Host:
             "-c",
             str(self.connections),
             "-d",
-            f"{seconds:g}s",
+            f"{seconds}s",
             "--latency",
             "--timeout",
             "20s",
@@ -277,7 +277,7 @@ class Host:
         with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:  # noqa: S310 -- ours
             return str(json.load(answer)["release"])
 
-    def measure(self, variant: str, view: str, seconds: float) -> Measurement:
+    def measure(self, variant: str, view: str, seconds: int) -> Measurement:
         """Let a variant answer for some time."""
         url = self.urls()[variant]
         release = self.facts["variants"].get(variant)
@@ -299,7 +299,7 @@ def turn(names: Sequence[str], number_: int) -> Iterator[str]:
     yield from [*names[start:], *names[:start]]
 
 
-def run(host: Host, rounds: int, seconds: float, only: Sequence[str]) -> Rounds:
+def run(host: Host, rounds: int, seconds: int, only: Sequence[str]) -> Rounds:
     """Measure all variants on all views, round after round; whoever looks on sees a line for each view."""
     names = [name for name in host.urls() if name == SEED or not only or any(word in name for word in only)]
     found: list[dict[str, dict[str, Measurement]]] = []
@@ -320,7 +320,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--facts", type=Path, required=True, help="what benchmarks/serve.yml wrote")
     parser.add_argument("--out", type=Path, required=True, help="file for all rounds, as JSON")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--only", action="append", default=[], help="a part of a variant's name; may be repeated")
     given = parser.parse_args(arguments)
