@@ -29,7 +29,7 @@ from release_testing import (
     whoami,
 )
 
-Counting = Callable[[str], Any]
+Counting = Callable[..., Any]
 NUMBERS = itertools.count(1)
 
 #: A task of each step, by which a deploy is caught in it.
