@@ -476,7 +476,8 @@ def test_a_stuck_worker_is_replaced_and_a_busy_one_is_not() -> None:
                     with pytest.raises(OSError, match=r"closed connection without response|Connection reset"):
                         answer.result()
             assert holds_soon(lambda host=host: len(workers(host)) == 2 and bool(echo(host)))  # type: ignore[misc]
-            assert not set(before) & set(workers(host))
+            # Which of them took the requests is the kernel's to say.
+            assert set(before) != set(workers(host))
             assert show(host, "MainPID") == master
             journal = host.check_output(f"{JOURNAL} {UNIT}")
             assert "has not moved for 4 seconds" in journal
