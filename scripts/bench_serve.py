@@ -246,9 +246,14 @@ class Host:
         return {**seeds, **dict.fromkeys(self.facts["variants"], f"http://{address}")}
 
     def flip(self, release: str) -> None:
-        """Make a release current, as release_activate does: by one rename."""
+        """Make a release current, as release_activate does: by one rename.
+
+        nginx keeps connections to the one before. They would bring a few answers of that, then none: for a
+        comparison they go at once.
+        """
         root = f"/srv/{self.facts['app']}"
         command = f"ln -s releases/{release} {root}/.current.bench && mv -T {root}/.current.bench {root}/current"
+        command += " && systemctl reload nginx && sleep 0.5"
         subprocess.run(["docker", "exec", self.facts["container"], "sh", "-c", command], check=True)
 
     def wrk(self, url: str, seconds: float) -> str:
@@ -278,7 +283,6 @@ class Host:
         release = self.facts["variants"].get(variant)
         if release:
             self.flip(release)
-        # Also lets nginx's kept connections go that lead to another variant.
         self.wrk(url + view, 1)
         if release:
             found = {self.served_by(url) for _request in range(8)}
