@@ -105,7 +105,7 @@ def test_the_application_is_loaded_where_it_was_asked_for(found: Found, name: st
 
 
 def test_workers_are_replaced_after_many_requests(found: Found, name: str) -> None:
-    """All of them, and no request is lost; Gunicorn's worker for eventlet loses some, with a plain configuration too."""
+    """All of them, and no request is lost, but for eventlet: there a plain Gunicorn loses some as well."""
     many = found["many"]
     assert len(many["wrong"]) <= (10 if name == "eventlet" else 0), many["wrong"]
     assert (many["left"], many["now"]) == (0, 2)
