@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tests.load import Load, Result, Row, dump_rows, table
+from tests.load import MIX, Kind, Load, Result, Row, dump_rows, table
 
 BALANCERS = (("172.31.78.141", 443), ("172.31.78.142", 443))
 HOST = "shop.example.com"
@@ -211,9 +211,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     return fleet
 
 
-def load(rate: float) -> Load:
+def load(rate: float, kinds: Sequence[Kind] = MIX) -> Load:
     """Return clients of both load balancers."""
-    return Load(BALANCERS, HOST, rate=rate, tls=True, ca=AUTHORITY)
+    return Load(BALANCERS, HOST, rate=rate, kinds=kinds, tls=True, ca=AUTHORITY)
 
 
 def whoami(address: str, port: int) -> str:
@@ -247,13 +247,13 @@ class Count:
 
 
 @pytest.fixture
-def counting(rows: list[Row]) -> Callable[[str], Any]:
+def counting(rows: list[Row]) -> Callable[..., Any]:
     """Count requests during a block, which must lose none, and add a row to the table."""
 
     class Counting:
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, kinds: Sequence[Kind] = MIX) -> None:
             self.name = name
-            self.count = Count(load(RATE))
+            self.count = Count(load(RATE, kinds))
 
         def __enter__(self) -> Count:
             self.count.load.__enter__()

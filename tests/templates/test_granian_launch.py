@@ -422,4 +422,37 @@ def test_the_access_log_has_a_line_for_each_request_of_a_client(launcher: Mappin
     record = types.SimpleNamespace(args={"path": "/one\ntwo", "status": 200})
     assert launcher["tidy"](PROBE, record) is True
     assert record.args == {"path": "/one\\ntwo", "status": 200}
-    assert launcher["tidy"](PROBE, types.SimpleNamespace(args={"path": PROBE})) is False
+    for path in (PROBE, f"/shop{PROBE}"):
+        assert launcher["tidy"](PROBE, types.SimpleNamespace(args={"path": path})) is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "said", "well"),
+    [
+        ({}, PROBE, b"HTTP/1.1 204 No Content\r\n\r\n", True),
+        ({"url_path_prefix": "/shop"}, f"/shop{PROBE}", b"HTTP/1.1 204 No Content\r\n\r\n", True),
+        ({}, PROBE, b"HTTP/1.1 500 Internal Server Error\r\n\r\n", False),
+        ({}, PROBE, b"", False),
+    ],
+)
+def test_the_launcher_asks_the_socket(
+    launcher: dict[str, Any], tmp_path: Path, settings: dict[str, str], path: str, said: bytes, well: bool
+) -> None:
+    launcher["SETTINGS"] = settings
+    assert launcher["answers"](PROBE, 1) is False
+    asked = []
+
+    def serve(server: socket.socket) -> None:
+        connection, _peer = server.accept()
+        with connection:
+            asked.append(connection.recv(1000).split(b"\r\n")[0].decode())
+            connection.sendall(said)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "run" / "app.sock"))
+        server.listen()
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        assert launcher["answers"](PROBE, 5) is well
+        thread.join()
+    assert asked == [f"GET {path} HTTP/1.1"]

@@ -44,6 +44,8 @@ class Gunicorn:
             cfg=types.SimpleNamespace(graceful_timeout=20),
             log=types.SimpleNamespace(critical=self.log, error=self.log, exception=self.log),
         )
+        self.signs = 0
+        self.worker.notify = lambda: setattr(self, "signs", self.signs + 1)
         self.worker.handle_request = lambda: setattr(self.worker, "nr", self.worker.nr + 1)
         self.current = tmp_path / "current"
         self.activate(RELEASE)
@@ -149,7 +151,15 @@ def test_connections_under_tornado(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     gunicorn.activate(RELEASE)
     gunicorn.worker.alive = False
     assert gunicorn.ask()[2]["Connection"] == "close"
+    # As for each connection that is closed.
+    gunicorn.worker.handle_request()
     assert gunicorn.worker.nr == 3
+
+
+@pytest.mark.parametrize("name", ["gthread", "tornado"])
+def test_a_worker_that_begins_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """Gunicorn would else never miss a sign of life of one that blocks before its first."""
+    assert Gunicorn(monkeypatch, tmp_path, name, hello).signs == 1
 
 
 class Request:

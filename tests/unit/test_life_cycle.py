@@ -280,7 +280,7 @@ class Play:
                 transaction.settle(host.layout, lock, self.settled.get(host.name, ""))
         return transaction.describe(host.layout) | {
             "interrupted": interrupted,
-            "running": [host.layout.release_of(unit) for unit in host.systemd.active(host.layout.unit_name("*"))],
+            "running": [host.layout.release_of(unit) for unit in host.systemd.active(*host.layout.unit_patterns)],
         }
 
     def stage(self, host: Host, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,16 +229,19 @@ class FakeSystemd(_instance.Systemd):
 
     def stop(self, *units: str) -> None:
         self.calls.append(" ".join(["stop", *units]))
+        self.gone(*units)
+
+    def discard(self, *units: str) -> None:
+        self.calls.append(" ".join(["discard", *units]))
+        self.gone(*units)
+
+    def gone(self, *units: str) -> None:
+        """See that units do not run any more."""
         for unit in units:
             self.states.pop(unit, None)
             if unit in self._servers:
                 self.end(self._servers.pop(unit))
                 self.layout.socket(self.layout.release_of(unit)).unlink()
-
-    def discard(self, *units: str) -> None:
-        self.calls.append(" ".join(["discard", *units]))
-        for unit in units:
-            self.states.pop(unit, None)
 
     def state(self, unit: str) -> _instance.UnitState:
         return self.states.get(unit, STOPPED)

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from release_testing import APP_HOSTS, BALANCERS, NAMES, Fleet, on, reboot
 
-Counting = Callable[[str], Any]
+from tests.load import MIX
+
+Counting = Callable[..., Any]
 
 
 def releases(fleet: Fleet, names: Iterable[str] = NAMES) -> set[str]:
@@ -167,6 +169,33 @@ def test_reboot(fleet: Fleet, counting: Counting) -> None:
         count.returned = time.monotonic()
     assert fleet.settled() == before
     assert set(count.result.hosts_after(count.returned)) == set(APP_HOSTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("restart of an instance", "systemctl restart 'shop@*'"),
+        ("death of a worker", "pkill -KILL -o -P $(systemctl show --property MainPID --value 'shop@*')"),
+        ("death of a whole instance", "systemctl kill --signal=KILL 'shop@*'"),
+    ],
+)
+def test_an_instance_goes_away(fleet: Fleet, counting: Counting, name: str, command: str) -> None:
+    """Clients that ask for something get it all the same, from another host; the instance is soon back.
+
+    What changes something cannot be asked for twice: a POST that is under way when its process is killed is lost.
+    """
+    release = fleet.settled()["app2"].current
+    with counting(name, [kind for kind in MIX if not kind.upload and not kind.stream]) as count:
+        for _number in range(2):
+            process = on("app2", f"systemctl show --property MainPID,NRestarts shop@{release}")
+            on("app2", command)
+            time.sleep(4)
+            if "worker" not in name:
+                assert process != on("app2", f"systemctl show --property MainPID,NRestarts shop@{release}")
+        count.returned = time.monotonic()
+        time.sleep(4)
+    assert set(count.result.hosts_after(count.returned)) == set(APP_HOSTS)
+    assert on("app2", f"systemctl is-active shop@{release}") == "active"
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,41 @@ def show(host: Host, name: str, unit: str = UNIT) -> str:
 
 
 def workers(host: Host, release: str = CURRENT) -> list[int]:
-    """Return the processes below uWSGI's own."""
-    return [int(pid) for pid in host.run("pgrep -P %s", show(host, "MainPID", f"echo@{release}")).stdout.split()]
+    """Return the processes below uWSGI's own; none while it is down."""
+    master = show(host, "MainPID", f"echo@{release}")
+    return [int(pid) for pid in host.run("pgrep -P %s", master).stdout.split()] if master != "0" else []
+
+
+def master_of(host: Host) -> str:
+    """Return the process of the current instance, which must be there: a signal to 0 would go to others."""
+    master = show(host, "MainPID")
+    assert int(master) > 1
+    return master
 
 
 def socket_of(release: str) -> str:
     """Return where an instance listens that need not be current."""
     return f"/srv/echo/releases/{release}/app.sock"
+
+
+_STATS = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+sys.stdout.write(s.makefile().read())
+"""
+
+
+def stats(host: Host, release: str = CURRENT) -> dict[str, Any]:
+    """Return the state of an instance, as the README tells to ask for it."""
+    said = host.check_output("python3 -c %s %s", _STATS, f"/run/echo/{release}/stats/stats.sock")
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def in_flight(host: Host, release: str = CURRENT) -> int:
+    """Return how many requests an instance is at."""
+    return sum(core["in_request"] for worker in stats(host, release)["workers"] for core in worker["cores"])
 
 
 @pytest.fixture(scope="module")
@@ -242,38 +270,42 @@ def test_connections_to_the_web_server_stay_open(address: str) -> None:
     connection.close()
 
 
-def test_a_request_in_flight_is_answered_when_the_instance_stops(host: Host) -> None:
+def test_a_request_in_flight_is_answered_when_the_instance_stops(host: Host, address: str) -> None:
     """Stopping waits for the answers, of all threads, and then nothing listens any more."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        slow = [pool.submit(echo, host, path="/slow") for _turn in range(4)]
-        time.sleep(1)
-        assert not any(answer.done() for answer in slow)
-        host.run_test(f"systemctl stop {UNIT}")
-        assert {answer.result()["release"] for answer in slow} == {CURRENT}
-    assert show(host, "Result") == "success"
-    assert not host.file(f"/run/echo/{CURRENT}").exists
-    with pytest.raises(OSError, match="No such file"):
-        echo(host)
-    host.run_test(f"systemctl start {UNIT}")
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            slow = [pool.submit(ask, address, "/slow") for _turn in range(4)]
+            assert holds_soon(lambda: in_flight(host) == 4)
+            host.run_test(f"systemctl stop {UNIT}")
+            assert [answer.result().status for answer in slow] == [200] * 4
+        assert show(host, "Result") == "success"
+        assert not host.file(f"/run/echo/{CURRENT}").exists
+        with pytest.raises(OSError, match="No such file"):
+            echo(host)
+    finally:
+        host.run_test(f"systemctl start {UNIT}")
     assert echo(host)["release"] == CURRENT
 
 
 def test_requests_that_wait_for_a_thread_are_answered_when_the_instance_stops(host: Host, address: str) -> None:
     """Three times as many as there are threads; those in the kernel's queue are no fewer than the others."""
-    number = 3 * 8 * int(host.check_output("nproc"))
-    with concurrent.futures.ThreadPoolExecutor(number) as pool:
-        slow = [pool.submit(ask, address, "/slow", timeout=30) for _turn in range(number)]
-        time.sleep(1)
-        host.run_test(f"systemctl stop {UNIT}")
-        assert [answer.result().status for answer in slow] == [200] * number
-    assert show(host, "Result") == "success"
-    host.run_test(f"systemctl start {UNIT}")
+    threads = 8 * int(host.check_output("nproc"))
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3 * threads) as pool:
+            slow = [pool.submit(ask, address, "/slow", timeout=30) for _turn in range(3 * threads)]
+            assert holds_soon(lambda: in_flight(host) == threads)
+            time.sleep(0.5)
+            host.run_test(f"systemctl stop {UNIT}")
+            assert [answer.result().status for answer in slow] == [200] * 3 * threads
+        assert show(host, "Result") == "success"
+    finally:
+        host.run_test(f"systemctl start {UNIT}")
     assert echo(host)["release"] == CURRENT
 
 
 def test_a_killed_worker_is_replaced(host: Host) -> None:
     """The number of workers stays, without a restart of the instance."""
-    before, master = workers(host), show(host, "MainPID")
+    before, master = workers(host), master_of(host)
     host.run_test(f"kill -KILL {before[0]}")
     assert holds_soon(lambda: before[0] not in (now := workers(host)) and len(now) == len(before))
     assert show(host, "MainPID") == master
@@ -282,7 +314,7 @@ def test_a_killed_worker_is_replaced(host: Host) -> None:
 
 def test_a_killed_master_comes_back(host: Host) -> None:
     """The instance returns by itself, open to the web server, and nothing is left of the old one."""
-    master, old = show(host, "MainPID"), workers(host)
+    master, old = master_of(host), workers(host)
     host.run_test(f"kill -KILL {master}")
     killed = time.monotonic()
     assert holds_soon(lambda: show(host, "MainPID") not in ("0", master) and bool(echo(host)))
@@ -295,8 +327,8 @@ def test_a_killed_master_comes_back(host: Host) -> None:
 
 def test_all_that_is_left_of_a_dead_master_is_ended(host: Host) -> None:
     """Even if what it left behind would go on serving, on connections that nobody answers for."""
-    old = workers(host)
-    host.run_test(f"kill -STOP {old[0]}; kill -KILL {show(host, 'MainPID')}")
+    master, old = master_of(host), workers(host)
+    host.run_test(f"kill -STOP {old[0]}; kill -KILL {master}")
     assert holds_soon(lambda: host.run("ps -o pid= -p %s", ",".join(map(str, old))).stdout == "", 5)
     assert holds_soon(lambda: echo(host)["release"] == CURRENT)
 
@@ -489,29 +521,20 @@ def test_the_uwsgi_of_the_distribution_ends_gently(further: Mapping[str, Host]) 
 
     def try_it(host: Host) -> None:
         unit = f"echo@{DISTRIBUTION}"
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            slow = [pool.submit(echo, host, socket_of(DISTRIBUTION), "/slow") for _turn in range(4)]
-            time.sleep(1)
-            host.run_test(f"systemctl stop {unit}")
-            assert {answer.result()["release"] for answer in slow} == {DISTRIBUTION}
+        address = str(host.ansible.get_variables()["fleet_address"])
+        activate(host, DISTRIBUTION)
+        try:
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                slow = [pool.submit(ask, address, "/slow", timeout=30) for _turn in range(4)]
+                assert holds_soon(lambda: in_flight(host, DISTRIBUTION) >= 1)
+                time.sleep(0.5)
+                host.run_test(f"systemctl stop {unit}")
+                assert [answer.result().status for answer in slow] == [200] * 4
+        finally:
+            activate(host, CURRENT)
         assert show(host, "Result", unit) == "success"
 
     on_all(further, try_it)
-
-
-_STATS = """
-import socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.connect(sys.argv[1])
-sys.stdout.write(s.makefile().read())
-"""
-
-
-def stats(host: Host, release: str = CURRENT) -> dict[str, Any]:
-    """Return the state of an instance, as the README tells to ask for it."""
-    said = host.check_output("python3 -c %s %s", _STATS, f"/run/echo/{release}/stats/stats.sock")
-    found: dict[str, Any] = json.loads(said)
-    return found
 
 
 def test_the_state_of_an_instance_is_for_root(host: Host) -> None:
