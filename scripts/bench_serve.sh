@@ -23,7 +23,7 @@ say "running site.yml on it"
 ansible-playbook "${inventory[@]}" site.yml
 say "setting up what is compared"
 ansible-playbook "${inventory[@]}" benchmarks/serve.yml -e "serve_result=$PWD/$out/serve-facts.json"
-say "measuring (a round takes some four minutes)"
+say "measuring (a round takes some five minutes)"
 python -m scripts.bench_serve --facts "$out/serve-facts.json" --out "$out/serve.json" "$@"
 say "drawing"
 python=$(bench_python)
