@@ -44,7 +44,9 @@ class Gunicorn:
             cfg=types.SimpleNamespace(graceful_timeout=20),
             log=types.SimpleNamespace(critical=self.log, error=self.log, exception=self.log),
         )
-        self.signs = 0
+        self.signs = self.beats = 0
+        self.worker.server_alive = True
+        self.worker.heartbeat = lambda: setattr(self, "beats", self.beats + 1)
         self.worker.notify = lambda: setattr(self, "signs", self.signs + 1)
         self.worker.handle_request = lambda: setattr(self.worker, "nr", self.worker.nr + 1)
         self.current = tmp_path / "current"
@@ -227,6 +229,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", pause)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_stop_under_tornado_waits_for_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its worker ends with the beat after the one in which it stops to listen, which may come at once."""
+    gunicorn = Gunicorn(monkeypatch, tmp_path, "tornado", hello)
+    worker = gunicorn.worker
+    worker.heartbeat()
+    worker.alive = False
+    worker.heartbeat()
+    assert gunicorn.beats == 2
+    worker.server_alive = False
+    time.sleep(0.9)
+    worker.heartbeat()
+    gunicorn.ask()
+    time.sleep(0.9)
+    worker.heartbeat()
+    assert gunicorn.beats == 2
+    time.sleep(0.2)
+    worker.heartbeat()
+    assert gunicorn.beats == 3
 
 
 @pytest.mark.usefixtures("clock")

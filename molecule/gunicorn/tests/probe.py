@@ -146,14 +146,15 @@ def killed(instance):
     same = instance.show("MainPID") == master
     os.kill(int(master), signal.SIGKILL)
     back, _failures = instance.wait(
-        lambda: instance.show("MainPID") not in ("0", master) and instance.ask()[0] == 200, 30
+        lambda: instance.show("MainPID") not in ("0", master) and instance.ask()[0] == 200, 60
     )
-    return {"worker_after": worker, "same_master": same, "master_after": back}
+    pause = instance.show("RestartUSec")
+    return {"worker_after": worker, "same_master": same, "master_after": back, "pause": pause}
 
 
 def stuck(instance):
     """Let one request wait for ever, while others are answered."""
-    instance.wait(lambda: instance.ask()[0] == 200, 20)
+    instance.wait(lambda: instance.ask()[0] == 200, 60)
     before = instance.workers()
     answer = []
     thread = threading.Thread(target=lambda: answer.append(instance.ask("/stuck", timeout=60)))
@@ -175,7 +176,7 @@ def stuck(instance):
 
 def stop(instance):
     """Stop the instance while requests wait, and connections are kept."""
-    instance.wait(lambda: instance.ask()[0] == 200, 20)
+    instance.wait(lambda: instance.ask()[0] == 200, 60)
     kept = [instance.connect() for _number in range(4)]
     for connection in kept:
         instance.ask(connection=connection)
