@@ -46,7 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
 MARKS = {
     "gunicorn": "/venv/bin/gunicorn --config",
     "uwsgi": "/venv/bin/uwsgi --ini",
-    "granian": "/granian_serve.py",
+    "granian": "/granian_launch.py",
 }
 #: Seconds that four requests of one second each may take when they come at the same time. Tornado's workers answer
 #: one after the other, and one of them may have taken all four.
