@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -58,6 +59,11 @@ def test_hooks(fleet: Fleet, tmp_path: Path) -> None:
     fleet.run("deploy.yml", {**prepared(fleet, "hooked"), "app_hooks": hooks})
     assert (tmp_path / "notes").read_text().split("\n")[:-1] == [f"app1 {moment}" for moment in moments]
     everywhere("test -e /srv/shop/shared/uploads/staged-by-hook")
+
+    (tmp_path / "notes").unlink()
+    moments = ["before_rollback", "after_rollback"]
+    fleet.run("rollback.yml", {"app_hooks": {moment: [{"tasks": str(tasks), "hosts": "one"}] for moment in moments}})
+    assert (tmp_path / "notes").read_text().split("\n")[:-1] == [f"app1 {moment}" for moment in moments]
 
     before = fleet.settled()
     said = fleet.fails(
@@ -158,6 +164,35 @@ def test_without_a_terminal_nobody_can_say_go(fleet: Fleet) -> None:
     before = fleet.settled()
     fleet.fails("deploy.yml", {**prepared(fleet, "asked"), "app_batch": 1, "app_batch_pause": "ask"})
     assert fleet.settled() == before
+
+
+def test_somebody_says_go(fleet: Fleet) -> None:
+    """The canary serves the new release and waits; each go sends the next host after it."""
+    before = {name: state.current for name, state in fleet.settled().items()}
+    command = fleet.command(
+        "deploy.yml", {**prepared(fleet, "gone on"), "app_batch": 1, "app_batch_pause": "ask"}, (), False
+    )
+    # With a terminal of its own, as a person has.
+    process = subprocess.Popen(
+        ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=fleet.scenario,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said, switched = b"", []
+    while chunk := os.read(process.stdout.fileno(), 4096):
+        said += chunk
+        if said.count(b"Type go to go on") > len(switched):
+            now = {name: fleet.state(name).current for name in APP_HOSTS}
+            switched.append({name for name in APP_HOSTS if now[name] != before[name]})
+            process.stdin.write(b"go\r")
+            process.stdin.flush()
+    assert process.wait() == 0, said.decode()
+    assert switched == [{"app1"}, {"app1", "app2"}]
+    assert not set(before.values()) & {state.current for state in fleet.settled().values()}
 
 
 def test_the_lock_says_who_and_how_to_break_it(fleet: Fleet) -> None:
