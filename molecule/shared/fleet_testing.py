@@ -260,7 +260,7 @@ def host_named(name: str) -> Host:
     """Return a host of the scenario's own inventory by its name, as root."""
     scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
     host: Host = testinfra.get_host(
-        f"ansible://{name}?ansible_inventory={scenario / 'hosts.yml'}&sudo=true&force_ansible=true"
+        f"ansible://{name}?ansible_inventory={scenario / 'hosts.yml'}&sudo=true"
     )
     return host
 

@@ -42,7 +42,7 @@ def good() -> Inventory:
 
 def host_named(name: str) -> Host:
     """Return a host of the good inventory, as root."""
-    host: Host = testinfra.get_host(f"ansible://{name}?ansible_inventory={INVENTORY}&sudo=true&force_ansible=true")
+    host: Host = testinfra.get_host(f"ansible://{name}?ansible_inventory={INVENTORY}&sudo=true")
     return host
 
 
