@@ -259,9 +259,7 @@ def site(*arguments: str, inventories: Sequence[str] = ("hosts.yml",)) -> subpro
 def host_named(name: str) -> Host:
     """Return a host of the scenario's own inventory by its name, as root."""
     scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-    host: Host = testinfra.get_host(
-        f"ansible://{name}?ansible_inventory={scenario / 'hosts.yml'}&sudo=true"
-    )
+    host: Host = testinfra.get_host(f"ansible://{name}?ansible_inventory={scenario / 'hosts.yml'}&sudo=true")
     return host
 
 

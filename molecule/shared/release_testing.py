@@ -251,9 +251,9 @@ def counting(rows: list[Row]) -> Callable[..., Any]:
     """Count requests during a block, which must lose none, and add a row to the table."""
 
     class Counting:
-        def __init__(self, name: str, kinds: Sequence[Kind] = MIX) -> None:
+        def __init__(self, name: str, kinds: Sequence[Kind] = MIX, rate: float = RATE) -> None:
             self.name = name
-            self.count = Count(load(RATE, kinds))
+            self.count = Count(load(rate, kinds))
 
         def __enter__(self) -> Count:
             self.count.load.__enter__()

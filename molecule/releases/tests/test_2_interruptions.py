@@ -32,6 +32,8 @@ from release_testing import (
 
 Counting = Callable[..., Any]
 NUMBERS = itertools.count(1)
+#: Requests per second, fewer than those of the table: there are many of these tests, and they count the same.
+RATE = 20
 
 #: A task of each step, by which a deploy is caught in it.
 STEPS = {
@@ -122,7 +124,7 @@ def wait_for_all(fleet: Fleet) -> None:
 def test_the_controller_is_killed(fleet: Fleet, counting: Counting, step: str) -> None:
     """No client notices; the next deploy takes the lock over, since its owner is known to be dead."""
     before = set(live(fleet.settled()).values())
-    with counting(f"controller killed: {step}"):
+    with counting(f"controller killed: {step}", rate=RATE):
         status, _said = fleet.disturb(change(fleet, step), STEPS[step], kill)
         assert status == -9
         # What runs on hosts goes on to its end.
@@ -139,7 +141,7 @@ def test_the_controller_is_killed(fleet: Fleet, counting: Counting, step: str) -
 
 def test_the_controller_is_killed_between_two_batches(fleet: Fleet, counting: Counting) -> None:
     """Each host serves one release, some the old and some the new one, until the next deploy."""
-    with counting("controller killed: between batches"):
+    with counting("controller killed: between batches", rate=RATE):
         variables = change(fleet, app_batch=1, app_batch_pause=30)
         status, _said = fleet.disturb(variables, "Pause before the next batch", kill)
         assert status == -9
@@ -232,7 +234,7 @@ def small_disk(fleet: Fleet) -> Iterator[Callable[[bool], None]]:
 def test_a_disk_is_full(fleet: Fleet, counting: Counting, small_disk: Callable[[bool], None], step: str) -> None:
     """Nothing is written half: the deploy fails with the reason, or succeeds, and every host goes on."""
     before = fleet.settled()
-    with counting(f"full disk: {step}"):
+    with counting(f"full disk: {step}", rate=RATE):
         status, said = fleet.disturb(change(fleet, step), STEPS[step], lambda _process: small_disk(True), wait=0)
         if step in ("lock", "stage"):
             assert status == 2, said
