@@ -1,7 +1,7 @@
 # What a person types. `make` alone explains itself.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule bench-deploy bench-serve bench-workers build docs lock clean
+.PHONY: help venv tools engine images demo demo-scale demo-status demo-down test unit lint sanity molecule bench-deploy interruptions bench-serve bench-workers build docs lock clean
 
 help: ## List what can be made
 	@printf 'usage: make TARGET\n\n'
@@ -35,6 +35,9 @@ molecule: venv engine images ## Run one scenario: make molecule SCENARIO=nginx
 
 bench-deploy: venv engine images ## Count lost requests and the longest wait for each thing done to a fleet
 	@scripts/bench_deploy.sh
+
+interruptions: venv engine images ## Interrupt deploys in every way, at every step
+	@scripts/bench_deploy.sh interruptions
 
 bench-serve: venv engine images ## Compare worker models with what people set up by hand (half an hour)
 	@scripts/bench_serve.sh $(BENCH)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Counts what clients lose, and how long they wait, while a fleet of local containers is deployed to,
-# rolled back, scaled, reconfigured and rebooted; prints one table.
+# rolled back, scaled, reconfigured and rebooted; prints one table. Or interrupts deploys, in every way at
+# every step.
 #
-# usage: scripts/bench_deploy.sh
+# usage: scripts/bench_deploy.sh [interruptions]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
@@ -21,7 +22,14 @@ ansible-playbook "${inventory[@]}" molecule/shared/destroy.yml
 ansible-playbook "${inventory[@]}" molecule/shared/create.yml
 say "running site.yml on it"
 ansible-playbook "${inventory[@]}" site.yml
-say "counting requests; each dot is a row of the table (some twenty minutes)"
+tests=test_1_requests
+if [ "${1:-}" = interruptions ]; then
+    tests=test_2_interruptions
+    export EVERY_STEP=1
+    say "interrupting deploys; each dot is one way at one step (some forty minutes)"
+else
+    say "counting requests; each dot is a row of the table (some twenty minutes)"
+fi
 python -m pytest -q -s -p fleet_testing --ansible-inventory "$scenario/hosts.yml" --connection ansible \
-    "$scenario/tests/test_1_requests.py"
+    "$scenario/tests/$tests.py"
 say "the rows also lie in .cache/bench-deploy.json"
