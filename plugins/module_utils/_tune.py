@@ -62,6 +62,15 @@ def default_candidates(server: str, processors: int) -> list[dict[str, Any]]:
     return [{processes: number, threads: count} for number in numbers for count in THREADS]
 
 
+def plain(value: Any) -> Any:
+    """Return a value with dictionaries and lists of Python's own; those of Ansible's templates cannot be copied."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
 def candidates(
     server: str, processors: int, wanted: Sequence[Any] = (), known: Collection[str] = ()
 ) -> list[Candidate]:
@@ -91,7 +100,7 @@ def candidates(
                     "app_server to the candidate"
                 )
         label = label_of(settings, server)
-        found.setdefault(label, Candidate(label, dict(settings)))
+        found.setdefault(label, Candidate(label, plain(settings)))
     return list(found.values())
 
 
@@ -248,7 +257,7 @@ def report(
     for entry in tried:
         labels.setdefault(str(entry["release"]), []).append(str(entry["label"]))
     found = [
-        figures(Candidate(str(entry["label"]), dict(entry["settings"])), runs.get(str(entry["release"]), []))
+        figures(Candidate(str(entry["label"]), plain(entry["settings"])), runs.get(str(entry["release"]), []))
         for entry in tried
         if entry["label"] == labels[str(entry["release"])][0]
     ]

@@ -1,6 +1,7 @@
 """What to try and what to choose, and the client that keeps an instance busy: tables of cases."""
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -419,3 +420,23 @@ def test_processor_time_counts_children_that_ended(proc: Path) -> None:
 def test_memory_counts_what_is_shared_once(proc: Path) -> None:
     assert client.memory_of([10, 11, 99], proc) == 21.0
     assert client.memory_of([99], proc) is None
+
+
+def test_settings_of_a_candidate_can_be_copied() -> None:
+    """Those of a template cannot, which Ansible refuses."""
+
+    class Lazy(dict[str, Any]):
+        def __copy__(self) -> Any:
+            raise AssertionError("copied")
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("copied")
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            assert settings, "made of another one"
+            super().__init__(**settings)
+
+    asked = Lazy(gunicorn_settings=Lazy(raw_env=["A=1"]))
+    (_present, found) = core.candidates("gunicorn", 2, [asked])
+    assert type(found.settings["gunicorn_settings"]) is dict
+    assert dataclasses.asdict(found)["settings"] == {"gunicorn_settings": {"raw_env": ["A=1"]}}
