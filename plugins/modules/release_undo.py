@@ -170,9 +170,10 @@ def undo(layout: Layout, lock: Lock, parameters: dict[str, Any], systemd: System
             notes.append(restart_processes(layout, previous, systemd, parameters["primary"]))
     current = read_state(layout).current
     stopping = others(layout, systemd, current)
-    if lock.release and lock.created and not flipped and lock.release != current:
+    staged = layout.unit_name(lock.release) if lock.release and lock.created and not flipped else ""
+    if staged in stopping:
         # It never got a request.
-        systemd.discard(layout.unit_name(lock.release))
+        systemd.discard(staged)
     if stopping and flipped:
         time.sleep(parameters["drain"])
     stop_others(layout, systemd, stopping)

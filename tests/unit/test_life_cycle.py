@@ -142,6 +142,9 @@ class FakeSystemd(_instance.Systemd):
             self.states.pop(unit, None)
 
     def discard(self, *units: str) -> None:
+        for unit in units:
+            if not (self.layout.units / unit).is_file():
+                raise core.ReleaseError(f"systemctl stop {unit}: Unit not loaded")
         self.stop(*units)
 
     def state(self, unit: str) -> _instance.UnitState:
