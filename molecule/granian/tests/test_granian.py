@@ -431,7 +431,7 @@ def test_an_idle_connection_stays_longer_than_the_web_server_keeps_it() -> None:
 
 
 KEPT = """
-import http.client, os, socket
+import http.client, os, select, socket
 connection = http.client.HTTPConnection("localhost")
 connection.sock = socket.socket(socket.AF_UNIX)
 connection.sock.settimeout(10)
@@ -447,6 +447,7 @@ for current in (None, "releases/bbbbbbbbbbbb"):
         sock = os.fdopen(os.dup(response.fp.fileno()), "rb", 0)
     response.read()
     print(response.status, "closes" if response.will_close else "keeps")
+select.select([sock], [], [], 10)
 print(sock.read(1))
 """
 

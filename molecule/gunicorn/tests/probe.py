@@ -154,7 +154,7 @@ def killed(instance):
 
 def stuck(instance):
     """Let one request wait for ever, while others are answered."""
-    instance.wait(lambda: instance.ask()[0] == 200, 60)
+    instance.wait(lambda: instance.ask()[0] == 200 and len(instance.workers()) == 2, 60)
     before = instance.workers()
     answer = []
     thread = threading.Thread(target=lambda: answer.append(instance.ask("/stuck", timeout=60)))
