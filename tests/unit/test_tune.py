@@ -438,5 +438,5 @@ def test_settings_of_a_candidate_can_be_copied() -> None:
 
     asked = Lazy(gunicorn_settings=Lazy(raw_env=["A=1"]))
     (_present, found) = core.candidates("gunicorn", 2, [asked])
-    assert type(found.settings["gunicorn_settings"]) is dict
+    assert not isinstance(found.settings["gunicorn_settings"], Lazy)
     assert dataclasses.asdict(found)["settings"] == {"gunicorn_settings": {"raw_env": ["A=1"]}}

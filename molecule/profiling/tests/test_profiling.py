@@ -138,7 +138,7 @@ def test_py_spy_shows_what_both_servers_do_and_leaves_them_alone(before: dict[st
         assert [function for function in seen if f"{function} (shop/__init__.py:" in picture]
         assert before[name] in said
         assert processes(host) == then[name]
-        assert host.run("pgrep -f py-spy").rc == 1
+        assert host.run("pgrep -f '[p]y-spy'").rc == 1
         assert not host.file("/var/lib/wsgi.fleet/transfer/shop-profile").exists
     assert re.search(r"own % +total % +function", said)
     assert "changed=0" in said
