@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -327,8 +326,3 @@ def cut_off(name: str, seconds: float) -> Iterator[Callable[[], None]]:
     yield cut
     if timer.ident is not None:
         timer.join()
-
-
-def recap(said: str) -> dict[str, int]:
-    """Return how many changes each host's line of the recap tells."""
-    return {name: int(number) for name, number in re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", said, re.MULTILINE)}
