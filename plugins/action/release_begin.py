@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import multiprocessing
 import os
 import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
@@ -47,6 +49,19 @@ def process(number: int) -> str:
     return f"{number} {started}" if started else ""
 
 
+def controller_process() -> str:
+    """Name ansible-playbook itself, a worker of which this process is.
+
+    :raises AnsibleActionFail: when it has died. The worker has another parent then, and a lock in the name of that one
+        would be held for as long as it lives.
+    """
+    parent = multiprocessing.parent_process()
+    number = os.getppid() if parent is None or parent.pid is None else parent.pid
+    if number != os.getppid():
+        raise AnsibleActionFail("ansible-playbook has died: nothing more is begun.")
+    return process(number)
+
+
 def who() -> str:
     """Name the person, as far as this machine knows."""
     for name in ("SUDO_USER", "USER", "LOGNAME"):
@@ -75,10 +90,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the action."""
         super().run(tmp, task_vars)
-        # The parent of this worker is ansible-playbook itself.
         controller = {
             "machine": machine(),
-            "process": process(os.getppid()),
+            "process": controller_process(),
             "origin": socket.gethostname(),
             "by": who(),
         }

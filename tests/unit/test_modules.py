@@ -10,14 +10,17 @@ import http.server
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import pwd
+import signal
 import socketserver
 import stat
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,7 +28,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsgi.fleet.plugins.action import preflight
@@ -1853,6 +1856,39 @@ def test_the_lock_of_a_dead_run_is_taken_over(
         controller = arguments["controller"]
         assert (controller["by"], controller["machine"]) == ("ada", begin_action.machine())
         assert controller["process"] == begin_action.process(os.getppid())
+
+
+def begin_in_a_worker(outcome: Path) -> None:
+    """Do what a worker of ansible-playbook does, once before and once after that has died."""
+    outcome.write_text(begin_action.controller_process())
+    os.kill(os.getppid(), signal.SIGKILL)
+    while os.getppid() == multiprocessing.parent_process().pid:  # type: ignore[union-attr]
+        time.sleep(0.01)
+    try:
+        begin_action.controller_process()
+    except AnsibleActionFail as error:
+        outcome.with_suffix(".error").write_text(str(error))
+
+
+def test_a_worker_whose_controller_has_died_begins_nothing(tmp_path: Path) -> None:
+    """It would take the lock in the name of whoever looks after orphans, which never dies."""
+    context = multiprocessing.get_context("fork")
+    outcome = tmp_path / "outcome"
+
+    def control() -> None:
+        context.Process(target=begin_in_a_worker, args=(outcome,)).start()
+        time.sleep(60)
+
+    controller = context.Process(target=control)
+    controller.start()
+    controller.join(30)
+    assert controller.exitcode == -signal.SIGKILL
+    assert outcome.read_text().startswith(f"{controller.pid} ")
+    end = time.monotonic() + 10
+    error = outcome.with_suffix(".error")
+    while not (error.exists() and error.read_text()) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert error.read_text() == "ansible-playbook has died: nothing more is begun."
 
 
 # Steps of a deploy
