@@ -73,7 +73,7 @@ def read_wrk(text: str, cpu_seconds: float) -> Measurement:
     :param cpu_seconds: processor time of the host meanwhile.
     :raises BenchError: when there is no answer in it.
     """
-    latencies = dict(re.findall(r"^ +(50|99)% +(\S+)$", text, re.MULTILINE))
+    latencies = dict(re.findall(r"^ +(50|99)% +(\S+) *$", text, re.MULTILINE))
     whole = re.search(r"^ +(\d+) requests in (\S+),", text, re.MULTILINE)
     if not whole or len(latencies) != 2 or not int(whole[1]):
         raise BenchError(f"wrk told nothing: {text.strip()}")
