@@ -16,8 +16,8 @@ DISTRIBUTION_PYTHON = "/usr/bin/python3"
 #: Options that follow from how an instance is wired, and what would do the same by another name.
 OWNED = frozenset(
     {
-        "chmod-socket", "daemonize", "die-on-term", "http-socket", "master", "need-app", "pidfile", "strict",
-        "vacuum", "virtualenv", "wsgi-file",
+        "chmod-socket", "daemonize", "die-on-term", "http-socket", "master", "need-app", "pidfile", "protocol",
+        "strict", "vacuum", "virtualenv", "wsgi-file",
         "callable", "chdir", "chmod", "chown-socket", "daemonize2", "die-on-idle", "emperor", "file", "gid", "home",
         "http", "http11-socket", "https", "lazy", "logto", "logto2", "module", "mount", "pidfile2", "pyhome",
         "safe-pidfile", "safe-pidfile2", "socket", "uid", "uwsgi-socket", "venv", "wsgi",

@@ -108,6 +108,9 @@ def outputs(
             directory = tmp_path_factory.mktemp("sets")
             parts = ["defaults", "templates", "vars", *([] if again else ["meta"])]
             lay_out(directory, roles, *parts, validate=not again)
+            # What app-server roles take of the role app.
+            (directory / "roles/app").mkdir(exist_ok=True)
+            (directory / "roles/app/files").symlink_to(ROOT / "roles/app/files")
             if "single" in names:
                 (directory / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
             inventories = [shutil.copy(HERE / "sets" / f"{name}.yml", directory) for name in names]
@@ -202,16 +205,20 @@ def test_rendering_again_gives_the_same(outputs: Sequence[Mapping[str, Any]], na
 @pytest.mark.parametrize("name", SETS)
 def test_release_holds_what_the_templates_say(outputs: Sequence[Mapping[str, Any]], name: str) -> None:
     files = outputs[0][name]["files"]
+    listen = {"listen.py": (ROOT / "roles/app/files/listen.py").read_text(encoding="utf-8")}
     assert outputs[0][name]["releases"] == {
         "granian": {
+            **listen,
             "granian_launch.py": files["granian/granian_launch.py"],
             "app.service": files["granian/app.service"],
         },
         "gunicorn": {
+            **listen,
             "gunicorn.conf.py": files["gunicorn/gunicorn.conf.py"],
             "app.service": files["gunicorn/app.service"],
         },
         "uwsgi": {
+            **listen,
             "uwsgi.ini": files["uwsgi/uwsgi.ini"],
             "wsgi_entry.py": files["uwsgi/wsgi_entry.py"],
             "app.service": files["uwsgi/app.service"],

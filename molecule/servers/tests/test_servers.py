@@ -87,6 +87,13 @@ def shop(name: str, path: str, **options: Any) -> Answer:
     return ask(ADDRESSES[name], path, headers=headers, **options)
 
 
+def upload(name: str, body: bytes) -> Answer:
+    """Send the example a file, as a browser does."""
+    head = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="data.bin"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    return shop(name, "/upload", method="POST", headers=headers, body=head + body + b"\r\n--cut--\r\n", timeout=30)
+
+
 def httpbin(name: str, path: str, **options: Any) -> Answer:
     """Ask httpbin on a host."""
     headers = {"Host": NAMES["httpbin"], **options.pop("headers", {})}
@@ -121,14 +128,7 @@ def test_the_application_sees_its_client_as_it_is(model: str, name: str) -> None
 def test_bodies_arrive_whole(model: str, name: str) -> None:
     """In both directions, with and without a length known beforehand, at once and by and by."""
     body = b"".join(hashlib.sha256(bytes([n])).digest() for n in range(256)) * 128
-    head = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="data.bin"\r\n\r\n'
-    answer = shop(
-        name,
-        "/upload",
-        method="POST",
-        headers={"Content-Type": "multipart/form-data; boundary=cut"},
-        body=head + body + b"\r\n--cut--\r\n",
-    )
+    answer = upload(name, body)
     assert (answer.status, json.loads(answer.body)["sha256"]) == (201, hashlib.sha256(body).hexdigest())
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         seen = httpbin(
@@ -166,6 +166,25 @@ def test_requests_at_the_same_time(model: str, name: str) -> None:
         answers = list(pool.map(lambda _number: shop(name, "/slow?seconds=1"), range(4)))
     assert [answer.status for answer in answers] == [200] * 4
     assert time.monotonic() - began < AT_ONCE[model]
+
+
+def test_a_restart_turns_nobody_away(model: str) -> None:
+    """Whoever comes meanwhile waits, also with what must not be asked for twice; afterwards a crash does the same."""
+    hosts = {name: host_named(name) for name in ADDRESSES}
+    units = {name: f"shop@{RELEASES[model][name]}" for name in ADDRESSES}
+    with Load([(address, 80) for address in ADDRESSES.values()], NAMES["shop"], rate=40) as load:
+        time.sleep(1)
+        for name, host in hosts.items():
+            process = host.check_output("systemctl show --property MainPID %s", units[name])
+            host.check_output("systemctl restart %s", units[name])
+            assert host.check_output("systemctl show --property MainPID %s", units[name]) != process
+        time.sleep(2)
+    assert not load.result.failures, load.result.explain()
+    # A request in flight dies with its process, so that there is none.
+    for name, host in hosts.items():
+        host.check_output("systemctl kill --signal=KILL %s", units[name])
+        assert upload(name, b"x").status == 201
+        assert host.check_output("systemctl show --property NRestarts --value %s", units[name]) == "1"
 
 
 def tour(stops: list[str]) -> Iterator[str]:
