@@ -203,6 +203,7 @@ def test_layout(host: Host) -> None:
         "build",
         "env",
         "gunicorn.conf.py",
+        "listen.py",
         "release.json",
     ]
     assert host.check_output(f"readlink {release}/app.sock") == f"/run/shop/{at.release}/app.sock"
