@@ -91,7 +91,6 @@ PARTS = [
     "__fleet_load_balancer_urls",
     "__fleet_app_health_path",
     "__fleet_app_name",
-    "__fleet_only_app_file",
     "__fleet_cache_url_host",
     "__fleet_drain_checks",
     "__fleet_drain_strangers",
