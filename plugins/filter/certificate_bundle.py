@@ -46,7 +46,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, pair_of
 
 
 def bundle(certificate: object, key: object) -> str:
@@ -54,6 +53,12 @@ def bundle(certificate: object, key: object) -> str:
 
     :raises AnsibleFilterError: when one of them is missing.
     """
+    # Ansible loads all filters of a collection where one is used, and cryptography takes as long as all of them.
+    from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import (  # noqa: PLC0415
+        CertificateError,
+        pair_of,
+    )
+
     try:
         return pair_of(str(certificate), str(key)).bundle
     except CertificateError as error:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -140,6 +141,19 @@ def read_app(path: str, text: str, common: Mapping[str, Any]) -> App:
                     "evaluate: write the value itself"
                 )
     return App(name, {**common, **own, "app_name": name})
+
+
+def app_file(directory: str, name: str) -> str:
+    """Return the path of the file of an application.
+
+    :param directory: where the files of the fleet's applications are.
+    :param name: the application; empty for the only one that has a file.
+    :returns: a path that need not exist; ``none.yml`` where no name is given, and not exactly one file is there.
+    """
+    if name:
+        return f"{directory}/{name}.yml"
+    files = glob.glob(f"{glob.escape(directory)}/*.yml")  # noqa: PTH207 -- Path.glob would find hidden files too
+    return files[0] if len(files) == 1 else "none.yml"
 
 
 def read_apps(files: Mapping[str, str], common: Mapping[str, Any]) -> list[App]:

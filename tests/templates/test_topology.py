@@ -38,6 +38,7 @@ ASKED = [
     "fleet_app_hosts",
     "fleet_app_infos",
     "fleet_app_peers",
+    "fleet_app_primary",
     "fleet_app_stages",
     "fleet_cache_hosts",
     "fleet_certificate_addresses",
@@ -209,6 +210,7 @@ FLEETS = {
                 "REDIS_URL": "redis://shop:p%40ss%20word@203.0.113.10:6379/0",
             },
             "fleet_app_balancers": [{"name": "box", "url": "https://127.0.0.1:443/health?deep=1"}],
+            "fleet_app_primary": "box",
             "fleet_app_hosts": [{"name": "box", "address": "203.0.113.10", "port": 8080}],
             "fleet_cache_hosts": [{"name": "box", "address": "203.0.113.10"}],
             "fleet_load_balancer_hosts": [{"name": "box", "address": "203.0.113.10"}],
@@ -285,6 +287,7 @@ FLEETS = {
             },
             "fleet_app_balancers": [{"name": "lb1", "url": "http://127.0.0.1:80/health"}],
             # In the order of the inventory.
+            "fleet_app_primary": "app2",
             "fleet_app_hosts": [
                 {"name": "app2", "address": "192.0.2.22", "port": 80},
                 {"name": "app1", "address": "192.0.2.21", "port": 80},
@@ -386,6 +389,7 @@ FLEETS = {
                 "REDIS_URL": "redis://shop:p%40ss%20word@app1.example.com:6379/0",
             },
             "fleet_app_balancers": [],
+            "fleet_app_primary": "app1.example.com",
             "fleet_app_hosts": [{"name": "app1.example.com", "address": "app1.example.com", "port": 80}],
             "fleet_cache_hosts": [{"name": "app1.example.com", "address": "app1.example.com"}],
             "fleet_certificate_addresses": [],
@@ -441,6 +445,7 @@ FLEETS = {
                 {"name": "lb1", "url": "http://127.0.0.1:8081/"},
                 {"name": "lb2", "url": "http://127.0.0.1:80/"},
             ],
+            "fleet_app_primary": "app1",
             "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
             "fleet_app_check_urls": ["http://127.0.0.1:8080/"],
             "fleet_cache_hosts": [],
@@ -557,6 +562,7 @@ app_health_host: localhost
                     "redis://blog:57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352@192.0.2.30:6379/0"
                 ),
             },
+            "fleet_app_primary": "app1",
             "fleet_app_hosts": [
                 {"name": "app1", "address": "192.0.2.21", "port": 80},
                 {"name": "app2", "address": "192.0.2.22", "port": 80},

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wsgi.fleet.plugins.filter import fleet_apps, fleet_backends
-from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND, AppFileError, read_app, read_apps
+from ansible_collections.wsgi.fleet.plugins.module_utils._apps import (
+    AROUND,
+    AppFileError,
+    app_file,
+    read_app,
+    read_apps,
+)
 
 SERVERS = [{"name": "app1", "address": "192.0.2.21"}, {"name": "app2", "address": "192.0.2.22"}]
 
@@ -29,6 +36,23 @@ def test_without_files_and_a_name_there_is_none() -> None:
 def test_files_are_applications_by_their_names() -> None:
     files = {"/etc/apps/shop.yml": "app_source: x\n", "/etc/apps/blog.yml": "", "/etc/apps/a.b.yml": "# nothing yet\n"}
     assert names(files, {"app_name": "other"}) == ["a.b", "blog", "shop"]
+
+
+def test_a_play_reads_the_file_of_the_application_that_is_named(tmp_path: Path) -> None:
+    assert app_file(str(tmp_path), "shop") == f"{tmp_path}/shop.yml"
+
+
+def test_without_a_name_it_reads_the_only_file_there_is(tmp_path: Path) -> None:
+    folder = tmp_path / "apps[1]"
+    assert app_file(str(folder), "") == "none.yml"
+    folder.mkdir()
+    (folder / ".hidden.yml").touch()
+    (folder / "shop.yaml").touch()
+    assert app_file(str(folder), "") == "none.yml"
+    (folder / "shop.yml").touch()
+    assert app_file(str(folder), "") == f"{folder}/shop.yml"
+    (folder / "blog.yml").touch()
+    assert app_file(str(folder), "") == "none.yml"
 
 
 def test_a_file_wins_over_what_holds_for_all() -> None:

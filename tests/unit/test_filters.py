@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wsgi.fleet.plugins.filter import (
+    app_file,
     app_sizing,
     build_id,
     haproxy_servers,
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("module", "name"),
     [
+        (app_file, "app_file"),
         (app_sizing, "app_sizing"),
         (build_id, "build_id"),
         (haproxy_servers, "haproxy_servers"),

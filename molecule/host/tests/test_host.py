@@ -70,11 +70,13 @@ def test_settings_of_others_stay(host: Host) -> None:
     assert host.file("/etc/sysctl.d/50-theirs.conf").content_string == "net.core.somaxconn = 128\n"
 
 
-def test_dropped_settings_go(host: Host) -> None:
-    """The file says what the variables say, no more."""
+def test_what_was_altered_or_dropped_goes(host: Host) -> None:
+    """The file says what the variables say, no more; and an account that somebody gave a shell loses it."""
+    host.check_output("usermod --shell /bin/bash shop")
     done = apply_role(host, "wsgi.fleet.host", {"host_sysctl": {"vm.overcommit_memory": 1}})
     assert done.returncode == 0, done.stdout
     assert host.file("/etc/sysctl.d/60-wsgi-fleet.conf").content_string.splitlines()[3:] == ["vm.overcommit_memory = 1"]
+    assert host.user("shop").shell == "/usr/sbin/nologin"
     again = apply_role(host, "wsgi.fleet.host", {})
     assert again.returncode == 0, again.stdout
     assert host.file("/etc/sysctl.d/60-wsgi-fleet.conf").content_string == SETTINGS
