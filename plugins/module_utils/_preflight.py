@@ -660,6 +660,14 @@ def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:
             f"'{backend}' uses no cache host, and {_names(members)} would be left without a purpose: take the hosts "
             "out of the group 'cache', or write redis or memcached",
         )
+    for host in members:
+        policy = host.variables.get("redis_memory_policy", "noeviction")
+        if host.variables.get("redis_purpose") == "queue" and policy != "noeviction":
+            yield Problem(
+                "redis_memory_policy",
+                f"{_show(policy)} would throw entries of a queue away when the memory of {host.name} is full: leave it "
+                "out or write noeviction, or give redis_purpose another value",
+            )
     named = [host for host in concerned if not re.fullmatch(r"[0-9A-Fa-f.:]+", host.address)]
     if backend == "memcached" and named:
         yield Problem(

@@ -88,6 +88,7 @@ PARTS = [
     "__fleet_cache_env_redis",
     "__fleet_cache_env_simple",
     "__fleet_cache_servers",
+    "__fleet_redis_patterns",
     "__fleet_app_cache_password",
     "__fleet_app_cache_passwords",
     "__fleet_app_common",
@@ -628,17 +629,17 @@ app_health_host: localhost
                 {
                     "name": "blog",
                     "password": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
-                    "keys": ["blog:*"],
+                    "keys": ["blog:*"], "channels": ["blog:*"],
                 },
                 {
                     "name": "shop",
                     "password": "069499a1f46c87aa9a04012faf52999c98efccad7699fac3e6643f7720f1e2ce",
-                    "keys": ["shop:*"],
+                    "keys": ["shop:*"], "channels": ["shop:*"],
                 },
                 {
                     "name": "wiki",
                     "password": "16c366a29d8fa238016207d0514f9ec8d45c297df53997e5babdb9053eb1bb42",
-                    "keys": ["wiki:*"],
+                    "keys": ["wiki:*"], "channels": ["wiki:*"],
                 },
             ],
             "__fleet_nginx_port": 80,
@@ -693,7 +694,7 @@ ALWAYS = {
     "fleet_certificate_method": "none",
     "fleet_certificate_path": "/etc/ssl/wsgi.fleet/fleet.pem",
     "fleet_load_balancer_tls": False,
-    "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"]}],
+    "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"], "channels": ["shop:*"]}],
 }
 
 #: Inventories whose hosts are asked what they make of a wish to drain, each of another one; with what they say.

@@ -296,6 +296,13 @@ def test_what_the_app_can_cache_in(hosts: list[core.Host], expected: str) -> Non
     assert "".join(problems).startswith(expected)
 
 
+def test_a_queue_throws_nothing_away() -> None:
+    queue = {"redis_purpose": "queue"}
+    assert check(host(), replace(CACHE1, variables=queue)) == []
+    (said,) = check(host(), replace(CACHE1, variables={**queue, "redis_memory_policy": "allkeys-lru"}))
+    assert said.startswith("redis_memory_policy: 'allkeys-lru' would throw entries of a queue away when the memory of")
+
+
 def test_everything_that_is_missing_is_told_at_once_with_the_hosts() -> None:
     problems = check(*(host(f"a{number}", address=f"10.0.0.{number}", variables={}) for number in range(1, 6)))
     assert [problem.split(":")[0] for problem in problems] == ["app_module", "app_name", "app_source"]
