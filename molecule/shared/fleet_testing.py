@@ -302,7 +302,8 @@ class Cached:
     def outage(self, paths: Sequence[str], said: str) -> None:
         """Ask for pages while a cache is dead, which one request may notice, and no other.
 
-        A busy machine makes requests slow, but not a quarter of them as slow as all would be if each waited.
+        It takes 0.1 s on a machine that has nothing else to do. A busy one makes single requests slow, but not a
+        quarter of them as slow as all would be if each waited.
 
         :param paths: what to ask for; what they were like with the cache is told by :attr:`usual`.
         :param said: what the application logs, once, when it gives the cache up.
@@ -312,7 +313,7 @@ class Cached:
         others = [self.get(("/cached", f"/memoized/{n}", f"/kept/{n}")[n % 3])[0] for n in range(60)]
         slowest, middle = max(self.usual), median(self.usual)
         print(f"longest {max(waited):.3f} s, then {median(others):.4f} s; before {slowest:.3f} s, {middle:.4f} s")
-        assert max(waited) <= 0.15 + 5 * slowest
+        assert max(waited) <= 0.15 + max(0.35, 5 * slowest)
         assert quantiles(waited, n=4)[0] < 0.1
         assert quantiles(others, n=4)[0] < 0.1
         log = self.host.check_output("journalctl --unit cached --output cat --since @%s", since)

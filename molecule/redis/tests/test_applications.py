@@ -85,7 +85,7 @@ WRONG_PASSWORD = f"cp -p {USERS} /root/users && sed -i 's/ #[0-9a-f]*/ #{'0' * 6
     ],
 )
 def test_a_dead_redis_is_noticed_by_nobody(app: Cached, dies: str, returns: str) -> None:
-    """One request waits for at most 0.15 s, the others for nothing, and all are answered with the page."""
+    """One request waits for a tenth of a second, the others for nothing, and all are answered with the page."""
     app.wait()
     app.kept(range(40))
     cache = hosts_of_scenario()["redis-old"]
