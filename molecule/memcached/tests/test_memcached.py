@@ -142,7 +142,7 @@ def test_an_application_caches_on_both(app: Cached) -> None:
     ],
 )
 def test_a_dead_host_is_noticed_by_nobody(app: Cached, dies: str, returns: str) -> None:
-    """One request waits for a tenth of a second, the others for nothing; what lies on the other host is still cached."""
+    """One request waits for 0.1 s, the others for nothing; what lies on the other host is still cached."""
     keys = keys_on_both(app)
     before = app.kept(keys)
     cache = hosts_of_scenario()["memcached-old"]
