@@ -57,7 +57,7 @@ def count():
     return str(session["visits"])
 
 
-@celery.task
+@celery.task(name="add")
 def add(one, other):
     """Work."""
     return one + other
@@ -84,7 +84,18 @@ def main():
         cache.set("kept", 1)
         found["cache"] = [cache.get("kept"), cache.clear(), cache.get("kept")]
     worker = subprocess.Popen(
-        [sys.executable, "-m", "celery", "--app", "clients", "worker", "--pool", "solo", "--loglevel", "WARNING"],
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "--app",
+            "clients:celery",
+            "worker",
+            "--pool",
+            "solo",
+            "--loglevel",
+            "WARNING",
+        ],
         cwd=Path(__file__).resolve().parent,
     )
     try:
