@@ -41,6 +41,7 @@ limiter = Limiter(
 celery = Celery("clients", broker=URL, backend=URL)
 celery.conf.broker_transport_options = {"global_keyprefix": PREFIX}
 celery.conf.result_backend_transport_options = {"global_keyprefix": PREFIX}
+celery.conf.worker_enable_remote_control = False
 
 
 @app.get("/limited")
@@ -83,23 +84,13 @@ def main():
     with app.app_context():
         cache.set("kept", 1)
         found["cache"] = [cache.get("kept"), cache.clear(), cache.get("kept")]
+    options = ["--pool", "solo", "--without-gossip", "--without-mingle"]
     worker = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "celery",
-            "--app",
-            "clients:celery",
-            "worker",
-            "--pool",
-            "solo",
-            "--loglevel",
-            "WARNING",
-        ],
+        [sys.executable, "-m", "celery", "--app", "clients:celery", "worker", *options],
         cwd=Path(__file__).resolve().parent,
     )
     try:
-        found["celery"] = add.delay(2, 3).get(timeout=60)
+        found["celery"] = add.delay(2, 3).get(timeout=40)
         # Longer than the timeouts of the others: the worker still waits for work.
         time.sleep(1)
         found["celery_again"] = add.delay(4, 5).get(timeout=30)
