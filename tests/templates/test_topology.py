@@ -629,17 +629,20 @@ app_health_host: localhost
                 {
                     "name": "blog",
                     "password": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
-                    "keys": ["blog:*"], "channels": ["blog:*"],
+                    "keys": ["blog:*"],
+                    "channels": ["blog:*"],
                 },
                 {
                     "name": "shop",
                     "password": "069499a1f46c87aa9a04012faf52999c98efccad7699fac3e6643f7720f1e2ce",
-                    "keys": ["shop:*"], "channels": ["shop:*"],
+                    "keys": ["shop:*"],
+                    "channels": ["shop:*"],
                 },
                 {
                     "name": "wiki",
                     "password": "16c366a29d8fa238016207d0514f9ec8d45c297df53997e5babdb9053eb1bb42",
-                    "keys": ["wiki:*"], "channels": ["wiki:*"],
+                    "keys": ["wiki:*"],
+                    "channels": ["wiki:*"],
                 },
             ],
             "__fleet_nginx_port": 80,
