@@ -32,6 +32,7 @@ GROUPS = {
     "app": "app",
     "certificate": "load_balancer",
     "load_balancer": "load_balancer",
+    "memcached": "cache",
     "nginx": "app",
     "redis": "cache",
     "tune": "app",

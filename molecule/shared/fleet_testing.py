@@ -13,10 +13,12 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any, Self
 
 import pytest
@@ -232,6 +234,101 @@ def _run(directory: Path, playbook: Path, *arguments: str | Path) -> subprocess.
         cwd=directory,
         env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
     )
+
+
+def app_environment(folder: Path, groups: Mapping[str, Mapping[str, Any]], **variables: object) -> dict[str, str]:
+    """Return what the topology tells an application of a fleet, without a host being asked.
+
+    :param folder: an empty one.
+    :param groups: hosts of each group, with their variables.
+    """
+    project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+    (folder / "group_vars").symlink_to(project / "playbooks/group_vars")
+    inventory = {group: {"hosts": hosts, "vars": variables} for group, hosts in groups.items()}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    text = "{{ fleet_app_env | to_json }}"
+    task = {"ansible.builtin.copy": {"content": text, "dest": str(folder / "env.json"), "mode": "0600"}}
+    here = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    play = {"hosts": "app", "gather_facts": False, "connection": "local", "vars": here, "tasks": [task]}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    done = _run(project, folder / "play.yml", "-i", folder / "hosts.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, str] = json.loads((folder / "env.json").read_text())
+    return found
+
+
+@dataclass(frozen=True)
+class Cached:
+    """An application that caches (files/cached.py), on a host that has the libraries (clients.yml)."""
+
+    host: Host
+    address: str
+    #: How long requests took while all was well, in s.
+    usual: list[float] = field(default_factory=list)
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start it with the settings of its environment, in the place of one that runs."""
+        lines = "".join(f"{name}={json.dumps(value)}\n" for name, value in environment.items())
+        self.host.run_test("systemctl stop cached; systemctl reset-failed cached")
+        self.host.run_test("install -m 0600 /dev/null /opt/clients/env && printf %%s %s >/opt/clients/env", lines)
+        self.host.run_expect(
+            [0],
+            "systemd-run --unit=cached --property=EnvironmentFile=/opt/clients/env"
+            " /opt/clients/bin/python /opt/clients/cached.py 8000",
+        )
+        end = time.monotonic() + 20
+        while True:
+            try:
+                self.get("/cached")
+                return
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+
+    def get(self, path: str) -> tuple[float, str]:
+        """Ask for a page, which must be one; return how long that took, in s, and what was computed for it."""
+        begin = time.perf_counter()
+        answer = ask(self.address, path, port=8000, timeout=30)
+        took = time.perf_counter() - begin
+        assert answer.status == 200, answer.text
+        return took, json.loads(answer.body)["computed"]
+
+    def kept(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return what is kept under each of some keys, or is computed then."""
+        found = {number: self.get(f"/kept/{number}") for number in numbers}
+        self.usual[:] = [took for took, _computed in found.values()]
+        return {number: computed for number, (_took, computed) in found.items()}
+
+    def outage(self, paths: Sequence[str], said: str) -> None:
+        """Ask for pages while a cache is dead, which one request may notice, and no other.
+
+        It takes 0.1 s on a machine that has nothing else to do. A busy one makes single requests slow, but not a
+        quarter of them as slow as all would be if each waited.
+
+        :param paths: what to ask for; what they were like with the cache is told by :attr:`usual`.
+        :param said: what the application logs, once, when it gives the cache up.
+        """
+        since = self.host.check_output("date +%s.%N")
+        waited = [self.get(path)[0] for path in paths]
+        others = [self.get(("/cached", f"/memoized/{n}", f"/kept/{n}")[n % 3])[0] for n in range(60)]
+        slowest, middle = max(self.usual), median(self.usual)
+        print(f"longest {max(waited):.3f} s, then {median(others):.4f} s; before {slowest:.3f} s, {middle:.4f} s")
+        assert max(waited) <= 0.15 + max(0.35, 5 * slowest)
+        assert quantiles(waited, n=4)[0] < 0.1
+        assert quantiles(others, n=4)[0] < 0.1
+        log = self.host.check_output("journalctl --unit cached --output cat --since @%s", since)
+        assert log.count(said) == 1, log
+
+    def caches(self) -> bool:
+        """Tell whether pages come from the cache."""
+        return all(self.get(path)[1] == self.get(path)[1] for path in ("/cached", "/memoized/1", "/kept/1"))
+
+    def wait(self) -> None:
+        """Wait until pages come from the cache again."""
+        end = time.monotonic() + 15
+        while not self.caches():
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:

@@ -186,7 +186,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             values[host], failures[host] = _evaluate(data, _template_of(templar, data), specs)
         own = tuple(f"{role}_" for role in OF_AN_APP)
         roles = tuple(f"{path.parent.parent.name}_" for path in ROLES.glob("*/meta/argument_specs.yml"))
-        others = [key for key in data if not key.startswith(own) and key.startswith((*roles, "fleet_", "__fleet_"))]
+        shared = (*FLEET, *(key for key in data if key.startswith((*roles, "fleet_", "__fleet_"))))
+        others = [key for key in data if not key.startswith(own) and key in shared]
         return AppFile(shown, values, failures, others)
 
     def _load(self, path: str) -> dict[str, Any]:
@@ -208,10 +209,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 for role, group, variable, default in (
                     ("nginx", "app", "__fleet_nginx_port", 80),
                     ("load_balancer", "load_balancer", "load_balancer_port", 80),
-                    ("redis", "cache", "redis_port", 6379),
                 )
                 if group in groups
             }
+            if "cache" in groups:
+                backend = str(own.get("__fleet_cache_backend", "redis"))
+                ports[backend] = int(own.get(f"{backend}_port", {"memcached": 11211}.get(backend, 6379)))
             if "load_balancer" in groups and own.get("load_balancer_tls", own.get("fleet_load_balancer_tls")):
                 ports["load_balancer_tls"] = int(own.get("load_balancer_tls_port", 443))
             facts.append(

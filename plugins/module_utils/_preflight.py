@@ -40,14 +40,17 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import problems 
 GROUPS = ("app", "cache", "load_balancer")
 
 #: Variables of the whole fleet that are read here, beside those of roles.
-FLEET = frozenset({"fleet_tls"})
+FLEET = frozenset({"cache_backend", "fleet_tls"})
+#: What an app can cache in, and which of these are services of the cache hosts.
+BACKENDS = ("redis", "memcached", "simple", "filesystem", "none")
+CACHE_SERVICES = ("redis", "memcached")
 #: Where the certificate of the load balancers comes from.
 TLS = ("none", "self_signed", "provided")
 
 #: Names that people give to the groups, and what they are called here.
 OTHER_GROUP_NAMES = {
     "apps": "app", "application": "app", "appservers": "app", "app_servers": "app", "web": "app",
-    "webservers": "app", "redis": "cache", "caches": "cache", "lb": "load_balancer",
+    "webservers": "app", "redis": "cache", "memcached": "cache", "caches": "cache", "lb": "load_balancer",
     "balancer": "load_balancer", "balancers": "load_balancer", "haproxy": "load_balancer",
     "loadbalancer": "load_balancer", "load_balancers": "load_balancer",
     "loadbalancers": "load_balancer",
@@ -95,6 +98,7 @@ OURS = {
     "load_balancer": {"haproxy"},
     "load_balancer_tls": {"haproxy"},
     "redis": {"redis-server", "valkey-server"},
+    "memcached": {"memcached"},
 }
 
 
@@ -623,6 +627,62 @@ def check_tls(hosts: Sequence[Host], now: datetime, names: Collection[str] | Non
             return
 
 
+def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """What the app caches in is one thing on all hosts, and has the hosts that it needs."""
+    concerned = [host for host in hosts if host.groups & {"app", "cache"}]
+    members = [host for host in hosts if "cache" in host.groups]
+    chosen: dict[str, str] = {}
+    for host in concerned:
+        chosen.setdefault(str(host.variables.get("cache_backend", "")), host.name)
+    unknown = [value for value in chosen if value not in ("", *BACKENDS)]
+    if unknown:
+        yield Problem(
+            "cache_backend", f"{_show(unknown[0])} is unknown: write {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
+        )
+        return
+    if len(chosen) > 1:
+        shown = ", ".join(f"{_show(value) if value else 'not set'} on {name}" for value, name in chosen.items())
+        yield Problem(
+            "cache_backend",
+            f"differs between hosts ({shown}): app and cache hosts have to agree, so set it once, in the variables of "
+            "the group 'all'",
+        )
+        return
+    backend = next(iter(chosen), "") or ("redis" if members else "simple")
+    if backend in CACHE_SERVICES and not members:
+        yield Problem(
+            "cache_backend",
+            f"'{backend}' needs a host in the group 'cache': put one there, which can be an app host, or write simple",
+        )
+    if backend not in CACHE_SERVICES and members:
+        yield Problem(
+            "cache_backend",
+            f"'{backend}' uses no cache host, and {_names(members)} would be left without a purpose: take the hosts "
+            "out of the group 'cache', or write redis or memcached",
+        )
+    for host in members:
+        policy = host.variables.get("redis_memory_policy", "noeviction")
+        if host.variables.get("redis_purpose") == "queue" and policy != "noeviction":
+            yield Problem(
+                "redis_memory_policy",
+                f"{_show(policy)} would throw entries of a queue away when the memory of {host.name} is full: leave it "
+                "out or write noeviction, or give redis_purpose another value",
+            )
+    named = [host for host in concerned if not re.fullmatch(r"[0-9A-Fa-f.:]+", host.address)]
+    if backend == "memcached" and named:
+        yield Problem(
+            "fleet_address",
+            f"{_show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.21, since "
+            "memcached knows who may connect by it",
+        )
+    if backend == "redis" and len(members) > 1:
+        yield Problem(
+            "cache_backend",
+            f"'redis' is one server here, and the group 'cache' has {len(members)} hosts, {_names(members)}: the app "
+            "would use the first alone. Leave one host in the group, or write memcached, which spreads keys over all",
+        )
+
+
 def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Load balancers can tell a host that is drained from one that is well."""
     if not any("load_balancer" in host.groups for host in hosts):
@@ -797,6 +857,7 @@ def check_inventory(
         ),
         *check_together([file for file in files if not file.error], members),
         *check_tls(hosts, datetime.now(timezone.utc), names),
+        *check_cache(hosts),
     ):
         if problem not in found and not any(
             problem.variable == other.variable and other.variable not in ("groups", "fleet_address") for other in found

@@ -63,6 +63,10 @@ options:
     type: list
     elements: str
     default: []
+  modules:
+    description: Texts of Python modules by name, which the application can import besides.
+    type: dict
+    default: {}
   module:
     description: The WSGI callable as C(package.module:attribute); its package must be there.
     type: str
@@ -134,6 +138,7 @@ import pwd
 import re
 import shutil
 import subprocess  # run_command belongs to a module, and cannot take another account
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +195,21 @@ def check_module(module: str, python: Path, code: Path, run: Runner) -> None:
         ) from error
 
 
+def write_modules(venv: Path, modules: Mapping[str, str]) -> list[str]:
+    """Put modules beside the installed packages, and return their paths.
+
+    :raises ReleaseError: for what cannot be the name of a module.
+    """
+    paths = []
+    for name, text in modules.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ReleaseError(f"modules: '{name}' cannot be the name of a module: write one such as shop_cache")
+        for packages in venv.glob("lib/python*/site-packages"):
+            write_file(packages / f"{name}.py", text, 0o644)
+            paths.append(str(packages / f"{name}.py"))
+    return paths
+
+
 def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str:
     """Make a build in its final place; its manifest, written last, makes it complete.
 
@@ -226,12 +246,13 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
              "--compile-bytecode", *further],
             code,
         )  # fmt: skip
+    modules = write_modules(venv, parameters["modules"])
     if parameters["module"]:
         check_module(parameters["module"], venv / "bin" / "python", code, run)
     # Compiling fails for files that never were meant for this Python (templates of code, tests of
     # syntax errors); such a file is compiled or refused when it is imported.
     subprocess.run(  # pylint: disable=ansible-bad-function
-        [str(venv / "bin" / "python"), "-m", "compileall", "-qq", "-j", "0", str(code)],
+        [str(venv / "bin" / "python"), "-m", "compileall", "-qq", "-j", "0", str(code), *modules],
         check=False, user=account.pw_uid, group=account.pw_gid, extra_groups=(),
         stdin=subprocess.DEVNULL, capture_output=True, env=environment,
     )  # fmt: skip
@@ -286,6 +307,7 @@ def main() -> None:
             "pack": {"type": "path"},
             "dependencies": {"type": "str", "default": "auto"},
             "requirements": {"type": "list", "elements": "str", "default": []},
+            "modules": {"type": "dict", "default": {}},
             "module": {"type": "str"},
             "python": {"type": "str", "default": "/usr/bin/python3"},
             "uv": {"type": "str", "default": "uv"},

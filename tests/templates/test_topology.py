@@ -71,8 +71,25 @@ DRAIN = [
 ]
 #: What profile.yml asks.
 PROFILE = ["fleet_profile_problems", "fleet_profile_seconds"]
+#: What the cache is, and what the app is told of it.
+CACHE = [
+    "__fleet_cache_backend",
+    "fleet_app_cache_module",
+    "fleet_app_env",
+    "fleet_app_shared_directories",
+    "fleet_memcached_clients",
+    "fleet_packages",
+    "fleet_sandbox_units",
+]
 #: What others of these are made of.
 PARTS = [
+    "__fleet_cache_env_filesystem",
+    "__fleet_cache_env_memcached",
+    "__fleet_cache_env_none",
+    "__fleet_cache_env_redis",
+    "__fleet_cache_env_simple",
+    "__fleet_cache_servers",
+    "__fleet_redis_patterns",
     "__fleet_app_cache_password",
     "__fleet_app_cache_passwords",
     "__fleet_app_common",
@@ -199,7 +216,7 @@ FLEETS = {
             "fleet_load_balancer_tls": True,
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
-                "FLASK_CACHE_TYPE": "RedisCache",
+                "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
                 "FLASK_CACHE_REDIS_HOST": "203.0.113.10",
                 "FLASK_CACHE_REDIS_PORT": "6379",
                 "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
@@ -275,7 +292,7 @@ FLEETS = {
         everywhere={
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
-                "FLASK_CACHE_TYPE": "RedisCache",
+                "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
                 "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
                 "FLASK_CACHE_REDIS_PORT": "6379",
                 "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
@@ -378,7 +395,7 @@ FLEETS = {
         everywhere={
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
-                "FLASK_CACHE_TYPE": "RedisCache",
+                "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
                 "FLASK_CACHE_REDIS_HOST": "app1.example.com",
                 "FLASK_CACHE_REDIS_PORT": "6379",
                 "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
@@ -550,7 +567,7 @@ app_health_host: localhost
             "fleet_app_check_urls": ["http://127.0.0.1:80/status?deep=1"],
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "deaac38da140560ae4412308cbd0f7e7d0c9248ee72f8d4a5d596db60bb184fb",
-                "FLASK_CACHE_TYPE": "RedisCache",
+                "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
                 "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
                 "FLASK_CACHE_REDIS_PORT": "6379",
                 "FLASK_CACHE_REDIS_PASSWORD": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
@@ -619,16 +636,19 @@ app_health_host: localhost
                     "name": "blog",
                     "password": "57503f4552fd16daafc736c9fd953e1c163d290d6287dba5ce8bad7c2a39d352",
                     "keys": ["blog:*"],
+                    "channels": ["blog:*"],
                 },
                 {
                     "name": "shop",
                     "password": "069499a1f46c87aa9a04012faf52999c98efccad7699fac3e6643f7720f1e2ce",
                     "keys": ["shop:*"],
+                    "channels": ["shop:*"],
                 },
                 {
                     "name": "wiki",
                     "password": "16c366a29d8fa238016207d0514f9ec8d45c297df53997e5babdb9053eb1bb42",
                     "keys": ["wiki:*"],
+                    "channels": ["wiki:*"],
                 },
             ],
             "__fleet_nginx_port": 80,
@@ -683,7 +703,7 @@ ALWAYS = {
     "fleet_certificate_method": "none",
     "fleet_certificate_path": "/etc/ssl/wsgi.fleet/fleet.pem",
     "fleet_load_balancer_tls": False,
-    "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"]}],
+    "fleet_redis_users": [{"name": "shop", "password": "p@ss word", "keys": ["shop:*"], "channels": ["shop:*"]}],
 }
 
 #: Inventories whose hosts are asked what they make of a wish to drain, each of another one; with what they say.
@@ -767,6 +787,83 @@ DRAINS = {
     ),
 }
 
+#: An inventory whose hosts each believe in another cache; what they say, and what the app is told besides.
+CACHES = {
+    "caches": Fleet(
+        groups={
+            "app": {
+                "app1": {"fleet_address": "192.0.2.21", "cache_backend": "redis"},
+                "app2": {"fleet_address": "2001:db8::22", "cache_backend": "memcached"},
+                "app3": {"fleet_address": "192.0.2.23", "cache_backend": "simple"},
+                "app4": {"fleet_address": "192.0.2.24", "cache_backend": "filesystem"},
+                "app5": {"fleet_address": "192.0.2.25", "cache_backend": "none"},
+                "app6": {"fleet_address": "192.0.2.26"},
+            },
+            "cache": {
+                "cache1": {"fleet_address": "192.0.2.30", "cache_backend": "memcached"},
+                "cache2": {"fleet_address": "2001:db8::31", "cache_backend": "redis"},
+            },
+        },
+        variables={},
+        everywhere={},
+        hosts={
+            "app1": {
+                "__fleet_cache_backend": "redis",
+                "fleet_app_cache_module": "wsgi_fleet_redis",
+                "fleet_app_env": {
+                    "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
+                    "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
+                    "FLASK_CACHE_REDIS_PORT": "6379",
+                    "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
+                    "FLASK_CACHE_KEY_PREFIX": "shop:",
+                    "FLASK_CACHE_OPTIONS": (
+                        '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null}'
+                    ),
+                    "REDIS_URL": "redis://shop:p%40ss%20word@192.0.2.30:6379/0",
+                },
+            },
+            "app2": {
+                "__fleet_cache_backend": "memcached",
+                "fleet_app_cache_module": "wsgi_fleet_memcached",
+                "fleet_app_env": {
+                    "FLASK_CACHE_TYPE": "wsgi_fleet_memcached.MemcachedCache",
+                    "FLASK_CACHE_MEMCACHED_SERVERS": '["192.0.2.30:11211", "[2001:db8::31]:11211"]',
+                    "FLASK_CACHE_KEY_PREFIX": "shop:",
+                    "FLASK_CACHE_OPTIONS": '{"connect_timeout": 0.1, "timeout": 0.1}',
+                    "MEMCACHED_SERVERS": "192.0.2.30:11211,[2001:db8::31]:11211",
+                },
+            },
+            "app3": {"__fleet_cache_backend": "simple", "fleet_app_env": {"FLASK_CACHE_TYPE": "SimpleCache"}},
+            "app4": {
+                "__fleet_cache_backend": "filesystem",
+                "fleet_app_env": {
+                    "FLASK_CACHE_TYPE": "FileSystemCache",
+                    "FLASK_CACHE_DIR": "/srv/shop/shared/cache",
+                },
+                "fleet_app_shared_directories": ["cache"],
+            },
+            "app5": {
+                "__fleet_cache_backend": "none",
+                "fleet_app_env": {"FLASK_CACHE_TYPE": "NullCache", "FLASK_CACHE_NO_NULL_WARNING": "true"},
+            },
+            # Where there are hosts for it.
+            "app6": {"__fleet_cache_backend": "redis", "fleet_app_cache_module": "wsgi_fleet_redis"},
+            "cache1": {
+                "__fleet_cache_backend": "memcached",
+                "fleet_app_cache_module": "wsgi_fleet_memcached",
+                "fleet_packages": ["memcached"],
+                "fleet_sandbox_units": ["memcached"],
+            },
+            "cache2": {
+                "__fleet_cache_backend": "redis",
+                "fleet_app_cache_module": "wsgi_fleet_redis",
+                "fleet_packages": ["redis-server"],
+                "fleet_sandbox_units": ["redis-server"],
+            },
+        },
+    ),
+}
+
 #: What the plays that are about one application read its variables from.
 VARS_FILES = [["{{ __fleet_app_file | default('none.yml') }}", "none.yml"]]
 
@@ -789,7 +886,12 @@ def answers(
     """What the hosts of each inventory say."""
     started = {}
     encrypted = VaultLib([("default", VaultSecret(b"open sesame"))]).encrypt("app_source_token: secret\n").decode()
-    for name, fleet in {**FLEETS, **DRAINS, MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {})}.items():
+    for name, fleet in {
+        **FLEETS,
+        **DRAINS,
+        **CACHES,
+        MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {}),
+    }.items():
         directory = tmp_path_factory.mktemp("topology")
         (directory / "group_vars").symlink_to(ROOT / "playbooks" / "group_vars")
         inventory = directory / "inventory"
@@ -807,7 +909,9 @@ def answers(
             (inventory / path).parent.mkdir(parents=True, exist_ok=True)
             (inventory / path).write_text(text, encoding="utf-8")
         (directory / "password").write_text("open sesame\n", encoding="utf-8")
-        asked = SECRETS if name == MADE else [*DRAIN, *PROFILE] if name in DRAINS else ASKED
+        asked = (
+            SECRETS if name == MADE else [*DRAIN, *PROFILE] if name in DRAINS else CACHE if name in CACHES else ASKED
+        )
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
             # As the plays that are about one application have it.
@@ -869,6 +973,23 @@ def test_what_speaks_against_a_profile(answers: Mapping[str, Answers]) -> None:
     assert (alone["fleet_profile_problems"], alone["fleet_profile_seconds"]) == ([], 30)
 
 
+def test_what_the_app_caches_in(answers: Mapping[str, Answers]) -> None:
+    clients = ["192.0.2.21", "2001:db8::22", "192.0.2.23", "192.0.2.24", "192.0.2.25", "192.0.2.26"]
+    for host, own in CACHES["caches"].hosts.items():
+        said = answers["caches"].hosts[host]
+        found = said["fleet_app_env"]
+        assert found.pop("FLASK_SECRET_KEY") == "battery staple"
+        on_app_host = {"fleet_packages": ["nginx", "python3-venv", "zstd"], "fleet_sandbox_units": ["nginx"]}
+        assert said == {
+            "fleet_app_cache_module": "none",
+            "fleet_app_shared_directories": [],
+            "fleet_memcached_clients": clients,
+            "fleet_app_env": found,
+            **on_app_host,
+            **own,
+        }
+
+
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
     directory = answers[MADE].directory / ".secrets"
     first, second = answers[MADE].hosts["app1"], answers[MADE].hosts["app2"]
@@ -906,4 +1027,4 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted([*ASKED, *SECRETS, *DRAIN, *PROFILE, *PARTS])
+    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *PROFILE, *CACHE, *PARTS})

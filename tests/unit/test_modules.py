@@ -752,6 +752,21 @@ def test_an_application_that_brings_all_gets_nothing_more(
     assert sum("pip install" in line for line in builder.commands) == 1
 
 
+def test_modules_lie_beside_the_packages(tmp_path: Path) -> None:
+    (tmp_path / "lib/python3.13/site-packages").mkdir(parents=True)
+    paths = release_build.write_modules(tmp_path, {"shop_cache": "x = 1\n"})
+    assert paths == [str(tmp_path / "lib/python3.13/site-packages/shop_cache.py")]
+    assert Path(paths[0]).read_text() == "x = 1\n"
+    assert stat.S_IMODE(Path(paths[0]).stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", ["../evil", "a.b", "", "1x"])
+def test_a_module_has_a_plain_name(call: Caller, builder: Builder, build: dict[str, Any], name: str) -> None:
+    said = call.fails(release_build, build | {"modules": {name: ""}})
+    assert said == f"modules: '{name}' cannot be the name of a module: write one such as shop_cache"
+    assert not builder.target.exists()
+
+
 def test_check_mode_builds_nothing(call: Caller, tmp_path: Path, builder: Builder, build: Arguments) -> None:
     before = snapshot(tmp_path)
     result = call(release_build, build, check=True)

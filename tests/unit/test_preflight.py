@@ -1,6 +1,7 @@
 """The preflight check: what cannot work is named with variable, value and remedy, all of it at once."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,52 @@ def test_hosts_outside_the_app_group_need_no_application() -> None:
     assert check(host(), host("cache1", ("cache",), "10.0.0.2", variables={})) == []
 
 
+CACHE1 = host("cache1", ("cache",), "10.0.0.2", variables={})
+CACHE2 = host("cache2", ("cache",), "10.0.0.3", variables={})
+
+
+def backend(value: str, *more: core.Host, address: str = "10.0.0.1") -> list[core.Host]:
+    """Return an app host and others, which all have a backend."""
+    hosts = [host(address=address), *more]
+    return [replace(one, variables={**one.variables, "cache_backend": value}) for one in hosts]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (backend("redis", CACHE1), ""),
+        (backend("memcached", CACHE1, CACHE2), ""),
+        (backend("simple"), ""),
+        (backend("filesystem"), ""),
+        (backend("none"), ""),
+        ([host()], ""),
+        ([host(), CACHE1], ""),
+        (backend("valkey"), "cache_backend: 'valkey' is unknown: write redis, memcached, simple, filesystem or none"),
+        (backend("redis"), "cache_backend: 'redis' needs a host in the group 'cache': put one there"),
+        (backend("memcached"), "cache_backend: 'memcached' needs a host in the group 'cache': put one there"),
+        (backend("simple", CACHE1), "cache_backend: 'simple' uses no cache host, and cache1 would be left without a"),
+        (backend("redis", CACHE1, CACHE2), "cache_backend: 'redis' is one server here, and the group 'cache' has 2 "
+         "hosts, cache1, cache2: the app would use the first alone. Leave one host in the group, or write memcached"),
+        ([host(), CACHE1, CACHE2], "cache_backend: 'redis' is one server here, and the group 'cache' has 2 hosts"),
+        ([*backend("memcached"), CACHE1], "cache_backend: differs between hosts ('memcached' on app1, not set on "
+         "cache1): app and cache hosts have to agree, so set it once, in the variables of the group 'all'"),
+        (backend("memcached", CACHE1, address="app1.example.com"), "fleet_address: 'app1.example.com' of app1 is a "
+         "name: write its address, such as 10.0.0.21, since memcached knows who may connect by it"),
+    ],
+)  # fmt: skip
+def test_what_the_app_can_cache_in(hosts: list[core.Host], expected: str) -> None:
+    problems = check(*hosts)
+    assert len(problems) == bool(expected)
+    assert "".join(problems).startswith(expected)
+
+
+def test_a_queue_throws_nothing_away() -> None:
+    queue = {"redis_purpose": "queue"}
+    assert check(host(), replace(CACHE1, variables=queue)) == []
+    (said,) = check(host(), replace(CACHE1, variables={**queue, "redis_memory_policy": "allkeys-lru"}))
+    assert said.startswith("redis_memory_policy: 'allkeys-lru' would throw entries of a queue away when the memory of")
+
+
 def test_everything_that_is_missing_is_told_at_once_with_the_hosts() -> None:
     problems = check(*(host(f"a{number}", address=f"10.0.0.{number}", variables={}) for number in range(1, 6)))
     assert [problem.split(":")[0] for problem in problems] == ["app_module", "app_name", "app_source"]
@@ -306,6 +353,8 @@ def facts(ports: dict[str, int] | None = None, listening: tuple[Any, ...] = (), 
         (facts(distribution="ubuntu", version="26.04", python="3.14"), ""),
         (facts({"nginx": 80}, ((80, "nginx"), (22, "sshd"), (8080, "java"))), ""),
         (facts({"redis": 6379}, ((6379, "valkey-server"),)), ""),
+        (facts({"memcached": 11211}, ((11211, "memcached"),)), ""),
+        (facts({"memcached": 11211}, ((11211, "java"),)), "port: 11211 of a is in use by 'java', where memcached has"),
         # A run that was cut short between the packages and their configuration can be repeated.
         (facts({"nginx": 8080, "load_balancer": 80}, ((80, "nginx"),)), ""),
         (facts(distribution="ubuntu", version="20.04"), "distribution: a runs ubuntu 20.04: the roles need Ubuntu 22.04"
