@@ -46,6 +46,9 @@ PINNED = re.compile(
 )
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+GIT_URL = re.compile(
+    r"(?:https?|ssh|git)://(?:[A-Za-z0-9_.-]+@)?[A-Za-z0-9\[]|file:///|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9_.-]*:"
+)
 CHECKSUM = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 #: What the readers of archives raise for one that is damaged or encrypted.
@@ -114,7 +117,7 @@ def classify(request: Request) -> str:
     :raises SourceError: naming variable, value and remedy.
     """
     source = request.source
-    if not source or source != source.strip() or any(ord(sign) < 32 for sign in source):
+    if not source or source != source.strip() or any(ord(sign) < 32 or ord(sign) == 127 for sign in source):
         raise SourceError(
             f"app_source: {source!r} is empty or holds spaces around it or control characters: "
             "write a directory, an archive, a git URL or 'pypi:name==version'"
@@ -140,15 +143,16 @@ def classify(request: Request) -> str:
                 "not set: set it to the SHA-256 of the archive, as sha256sum prints it"
             )
         return "url"
-    if (
-        parts.scheme in {"http", "https", "ssh", "git", "file"}
-        or source.startswith("git+")
-        or re.match(r"[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:", source)
-    ):
+    if _is_repository(source, parts.scheme):
         return "git"
     if "://" in source:
         raise SourceError(f"app_source: '{source}' has a scheme that is not known: use https, ssh, git or file")
     local = request.path
+    if len(source) > 1000:
+        raise SourceError(
+            f"app_source: '{source[:77]}…' has {len(source)} characters, which no path has: write a directory, an "
+            "archive, a git URL or 'pypi:name==version'"
+        )
     if local.is_dir():
         is_repository = (local / ".git").exists() or (local / "HEAD").is_file()
         return "git" if request.version and is_repository else "directory"
@@ -163,6 +167,23 @@ def classify(request: Request) -> str:
         f"app_source: '{source}' is neither a directory nor a file on the controller (looked at "
         f"{local}), nor a URL: write a path that exists, a git URL or 'pypi:name==version'"
     )
+
+
+def _is_repository(source: str, scheme: str) -> bool:
+    """Tell whether a source is the URL of a git repository.
+
+    :raises SourceError: for what looks like one and is none. Git knows more ways to reach a repository, and some of
+        them run a command.
+    """
+    bare = source.removeprefix("git+")
+    if GIT_URL.match(bare):
+        return True
+    if bare != source or scheme in {"http", "https", "ssh", "git", "file"}:
+        raise SourceError(
+            f"app_source: {source[:200]!r} is not the URL of a git repository: write it as https://host/path, "
+            "ssh://user@host/path, user@host:path or git+ and one of these"
+        )
+    return False
 
 
 def _split(source: str) -> urllib.parse.SplitResult:

@@ -185,8 +185,13 @@ def test_a_local_repository_is_taken_at_its_version_or_as_it_lies_there(tmp_path
 
 
 def test_no_option_of_git_can_stand_in_a_url(tmp_path: Path, repository: Path) -> None:
-    with pytest.raises(core.SourceError, match=r"^app_source: .*cannot be read with git"):
-        resolve(tmp_path, f"git+--upload-pack=touch {tmp_path}/ran;")
+    for source in (
+        f"git+--upload-pack=touch {tmp_path}/ran;",
+        f"git+ext::touch {tmp_path}/ran",
+        "ssh://-oProxyCommand=x/y",
+    ):
+        with pytest.raises(core.SourceError, match=r"^app_source: .*is not the URL of a git repository: write it as"):
+            resolve(tmp_path, source)
     assert not (tmp_path / "ran").exists()
 
 
