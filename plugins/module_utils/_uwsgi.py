@@ -63,7 +63,7 @@ Found = Iterator[tuple[str, str]]
 
 def _number(value: Any) -> int | None:
     """Return what stands for a whole number."""
-    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", str(value)):
+    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,18}", str(value)):
         return None
     return int(value)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.wsgi.fleet.plugins.module_utils._build import REQUIREMENT, requirement_name
+from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils._sandbox import SandboxError, directives
 
@@ -52,11 +53,11 @@ BACKEND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 UPSTREAM = re.compile(r"unix:/[A-Za-z0-9._/@-]{1,90}|(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}")
 STATIC_URL = re.compile(r"(?=.{1,255}\Z)/(?:(?!\.{1,2}/)[A-Za-z0-9._~-]+/)*")
 CACHE_CONTROL = re.compile(r"[A-Za-z0-9=, -]{1,200}")
-SIZE = re.compile(r"[0-9]{1,12}[kmgKMG]?")
+SIZE = re.compile(r"[0-9]{1,9}[kmgKMG]?|[0-9]{1,15}")
 KERNEL_NAME = re.compile(r"[a-z0-9_]+(?:[./][a-zA-Z0-9_-]+)+")
 KERNEL_VALUE = re.compile(r"[A-Za-z0-9 _.,:/-]{1,200}")
 REDIS_USER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-REDIS_KEY = re.compile(r"[!#-~]{1,200}")
+REDIS_KEY = re.compile(r"[!#-&(-~]{1,200}")
 REDIS_RULE = re.compile(r"[-+~&%()@A-Za-z0-9_|.:*?]{1,200}")
 REDIS_DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9@:_.-]{0,100}(?<!\.service)")
@@ -438,10 +439,15 @@ def _twice(names: list[str]) -> str | None:
 _host_name = pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")
 _host_path = pattern(HOST_PATH, "is not the absolute path of a file on the host: write one such as /srv/shop/page.html")
 _port = whole(1, 65535)
-_status_code = pattern(
-    re.compile(r"[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?"),
-    "is no status code: write one such as 200, or a range such as 200-399",
-)
+
+
+def _status_code(value: Any) -> str | None:
+    try:
+        status_range(value)
+    except ReleaseError as error:
+        # The value once more, shortened and with its control characters spelled out.
+        return show(value) + str(error).removeprefix(f"'{value}'")
+    return None
 
 
 def _upstream(value: Any) -> str | None:
@@ -857,7 +863,10 @@ VALUES: Mapping[str, Check] = {
     "load_balancer_drain": each(pattern(BACKEND, "is not the name of a server: write that of an app host")),
     "load_balancer_frontend_extra": haproxy_directives,
     "load_balancer_trusted_proxies": each(network),
-    "nginx_body_buffer_size": _size,
+    # nginx knows g for sizes of files, and not for those of memory.
+    "nginx_body_buffer_size": pattern(
+        re.compile(r"[1-9][0-9]{0,8}[kmKM]?"), "is not a size of memory: write a number of bytes, or one with k or m"
+    ),
     "nginx_http_extra": nginx_directives,
     "nginx_max_body_size": _size,
     "nginx_sites": _sites,

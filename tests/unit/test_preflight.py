@@ -108,7 +108,7 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_env", {"A-B": "x"}, "'A-B' cannot be the name of an environment variable"),
         ("app_env", {"A": 5}, "the value of A is not text but int: environment variables are text, put it in quotes"),
         ("app_env", {"A": "x\0"}, "the value of A holds a NUL byte"),
-        ("app_env", {"A": "\ud800"}, "the value of A holds half a character, which cannot be written as UTF-8: take it"),
+        ("app_env", {"A": "\ud800"}, "the value of A holds half a character, which cannot be written as UTF-8"),
         ("app_build_environment", {"A": True}, "the value of A is not text but bool"),
         ("app_static", [{"url": "/static/"}], "missing required arguments: path"),
         ("app_static", [{"url": "/static", "path": "x"}], "url '/static' must start and end with a slash"),
