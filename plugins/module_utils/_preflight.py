@@ -31,6 +31,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._sizing import SizingEr
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
+    check_pinned,
     classify,
     package,
 )
@@ -94,7 +95,7 @@ FLEET_WIDE = (
 #: Texts of several lines, by their nature.
 MULTILINE = frozenset(
     {
-        "app_source_key", "app_env", "app_build_environment", "app_default_env",
+        "app_source_key", "app_source_signers", "app_env", "app_build_environment", "app_default_env",
         "certificate_text", "certificate_key_text", "nginx_http_extra", "load_balancer_frontend_extra",
     }
 )  # fmt: skip
@@ -327,6 +328,7 @@ CHECKS: Mapping[str, Check] = {
     "app_maintenance_retry_after": positive,
     "app_health_interval": positive,
     "app_warmup_paths": each(pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /")),
+    "app_audit_command": _command,
     "app_migrate_command": _command,
     "app_migrate_timeout": positive,
     "app_hooks": _hooks,
@@ -629,11 +631,20 @@ def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
             str(values.get("app_version", "")),
             str(values.get("app_source_checksum", "")),
             base=host.base,
+            verify=str(values.get("app_source_verify", "none")),
+            signers=str(values.get("app_source_signers", "")),
         )
         try:
             kind = classify(request)
+            check_pinned(request, kind)
             if kind == "package":
                 package(request)
+            if kind == "package" and values.get("app_require_hashes") in (True, "true", "yes", "on", "1"):
+                yield Problem(
+                    "app_require_hashes",
+                    f"true cannot be kept with app_source {show(request.source)}, since the dependencies of a package "
+                    "of an index carry no hashes: take the application from a source that locks them, or write false",
+                )
             if kind not in ("file", "url") and request.checksum:
                 yield Problem(
                     "app_source_checksum",

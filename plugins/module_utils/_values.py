@@ -788,12 +788,13 @@ SWITCHES = (
 )  # fmt: skip
 #: What is turned into true or false first.
 LOOSE_SWITCHES = (
-    "app_profile_idle", "app_profile_nonblocking", "certificate_hide_secrets", "certificate_renew",
-    "load_balancer_drain_last", "redis_hide_secrets", "tune_live",
+    "app_profile_idle", "app_profile_nonblocking", "app_require_hashes", "certificate_hide_secrets",
+    "certificate_renew", "load_balancer_drain_last", "redis_hide_secrets", "tune_live",
 )  # fmt: skip
 #: What is one of the words of its argument specification.
 CHOICES = (
-    "app_maintenance", "app_profiler", "app_server", "app_workload", "certificate_method", "granian_log_level",
+    "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
+    "granian_log_level",
     "gunicorn_log_level", "gunicorn_worker_class", "load_balancer_algorithm", "load_balancer_tls_profile",
     "redis_memory_policy", "uwsgi_package",
 )  # fmt: skip
@@ -829,6 +830,12 @@ VALUES: Mapping[str, Check] = {
                 "leaves nothing out: write a name or a path from the top of the source, such as docs/*")
     ),
     "app_source_key": _key,
+    "app_source_signers": pattern(
+        re.compile(r"[ -~\n]*"), "holds more than ASCII: write lines such as alice@example.com ssh-ed25519 AAAA…"
+    ),
+    "app_audit_requirement": pattern(
+        re.compile(rf"(?!.*;)(?:{REQUIREMENT.pattern})?"), "is not a requirement: write it as name==version"
+    ),
     "app_source_token": pattern(re.compile(r"[!-~]{0,4096}"), "cannot be a token: use signs of ASCII alone"),
     "app_uv_requirement": _requirement_of("uv"),
     "certificate_addresses": each(address),
