@@ -6,6 +6,7 @@ sockets and accounts are that directory's, systemd is a record of what it was as
 
 import fnmatch
 import functools
+import hashlib
 import http.server
 import importlib
 import io
