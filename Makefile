@@ -22,7 +22,7 @@ demo-down: venv engine ## Remove the demo
 	@scripts/demo.sh down
 
 test: venv tools engine images ## Run every test: unit, policy, lint, and each Molecule scenario on real services
-	@.venv/bin/python -m pytest -v tests/unit tests/policy tests/templates tests/lint tests/molecule $(PYTEST)
+	@.venv/bin/python -m pytest -v tests/unit tests/policy tests/templates tests/properties tests/lint tests/molecule $(PYTEST)
 
 unit: venv tools ## Run the tests that need no host
 	@.venv/bin/python -m pytest tests/unit tests/policy $(PYTEST)

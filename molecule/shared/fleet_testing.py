@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -337,6 +338,17 @@ def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
     assert done.returncode == 2, f"the role was applied:\n{done.stdout}{done.stderr}"
     assert "changed=0" in done.stdout, done.stdout
     return " ".join((done.stdout + done.stderr).split())
+
+
+def refused_by_checker(host: Host, file: str) -> str:
+    """Let a service check files of settings that pass validation; return what it says of those that it refuses.
+
+    :param file: a key of ``CHECKERS`` in tests/properties/configurations.py, where the settings come from.
+    """
+    sys.path.insert(0, os.environ["MOLECULE_PROJECT_DIRECTORY"])
+    from tests.properties import configurations  # noqa: PLC0415 -- few scenarios need it
+
+    return configurations.refused(lambda command: str(host.run(command).stdout), file)
 
 
 def run_playbook(

@@ -25,6 +25,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._preflight import (
     check_facts,
     check_inventory,
     check_named,
+    check_values,
     render,
     suggest,
 )
@@ -127,10 +128,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         elif stage == "app":
             names = [Path(path).stem for path in self._app_paths(variables)]
             problems, warnings = list(check_named(names, self._named(variables))), []
+        elif stage == "role":
+            problems, warnings = self._role(variables), []
         elif stage == "hosts":
             problems, warnings = self._hosts(variables), []
         else:
-            raise AnsibleError(f"stage: '{stage}' is unknown: write inventory, app or hosts")
+            raise AnsibleError(f"stage: '{stage}' is unknown: write inventory, app, role or hosts")
         for warning in warnings:
             Display().warning(warning)
         if problems:
@@ -150,6 +153,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         own = [Host(name=file.path, variables=dict(v)) for file in files for v in list(file.variables.values())[:1]]
         problems = check_inventory(hosts, specs, REQUIRED, files, self._named(variables), list(groups))
         return problems, suggest([*hosts, *own], specs.keys())
+
+    def _role(self, variables: Mapping[str, Any]) -> list[Problem]:
+        """Check single values of the role that the task stands in, wherever they come from."""
+        if self._task._role is None:
+            raise AnsibleError("stage: 'role' is for tasks of a role")
+        path = Path(self._task._role._role_path) / "meta" / "argument_specs.yml"
+        names: set[str] = set()
+        for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
+            names.update(entry.get("options") or {})
+        # What has no value, such as what only another entry point of the role needs, is not checked.
+        values, _failures = _evaluate(
+            [name for name in names if name in variables], _template_of(self._templar, variables), {}
+        )
+        host = Host(name=str(variables["inventory_hostname"]), variables=values)
+        return list({problem.variable: problem for problem in check_values([host])}.values())
 
     def _named(self, variables: Mapping[str, Any]) -> str | None:
         """Return the application that the play is about, if that is said."""

@@ -76,7 +76,10 @@ class App:
                 "host_names": host_names,
                 "health_status": get("app_health_status", ["200-399"]),
                 "health_path": path,
-                "health_host": get("app_health_host", host_names[0] if host_names else "localhost"),
+                # A name that the wildcard is for.
+                "health_host": get(
+                    "app_health_host", str(host_names[0]).replace("*", "health") if host_names else "localhost"
+                ),
             },
         }
 

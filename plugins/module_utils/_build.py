@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import email.parser
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess  # run_command belongs to a module, and cannot take another account
 import tarfile
+import urllib.parse
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -103,14 +108,122 @@ def carries_hashes(requirements: str) -> bool:
     return re.search(r"(^|\s)--hash[= ]\S", without_comments, re.MULTILINE) is not None
 
 
+def check_hashes(code: Path, plan: Plan, packages: Sequence[str]) -> None:
+    """Refuse dependencies whose archives are not pinned by digest.
+
+    What a requirements file leaves out, uv finds with ``--require-hashes``.
+
+    :param packages: requirements of the application itself when it is a package, not a source.
+    :raises ReleaseError: naming what carries no hashes, and the remedy.
+    """
+    remedy = "lock them with uv lock, or in a requirements.txt with uv pip compile --generate-hashes"
+    if packages:
+        raise ReleaseError(
+            f"app_require_hashes: the dependencies of {packages[0]} carry no hashes, like those of every package of an "
+            "index: take the application from a source that locks them, or set the variable to false"
+        )
+    if plan.kind == "pyproject":
+        raise ReleaseError(f"app_require_hashes: the dependencies in '{plan.path}' carry no hashes: {remedy}")
+    if plan.kind == "requirements" and not carries_hashes((code / plan.path).read_text(errors="replace")):
+        raise ReleaseError(f"app_require_hashes: the requirements in '{plan.path}' carry no hashes: {remedy}")
+    if plan.kind == "uv.lock" and (name := without_hash((code / plan.path).read_text(errors="replace"))):
+        raise ReleaseError(
+            f"app_require_hashes: '{name}' carries no hash in '{plan.path}', as what comes from a repository or a "
+            "directory does not: take it from a package index, or set the variable to false"
+        )
+
+
+def without_hash(lock: str) -> str | None:
+    """Return the first package of a ``uv.lock`` that is not pinned by digest, but for the project itself.
+
+    Each package is a table of its own; hosts with Python 3.10 have no parser for TOML.
+    """
+    for table in re.split(r"^\[\[package\]\]\s*$", lock, flags=re.MULTILINE)[1:]:
+        name = re.search(r'^name = "([^"]*)"$', table, re.MULTILINE)
+        kind = re.search(r"^source = \{ (\w+) = \"([^\"]*)\"", table, re.MULTILINE)
+        if kind and kind[1] in ("virtual", "editable", "directory") and kind[2] == ".":
+            continue
+        files = re.findall(r"\{ (?:url|path) = [^}]*\}", table)
+        if (
+            not kind
+            or kind[1] not in ("registry", "url")
+            or not files
+            or any('hash = "sha' not in file for file in files)
+        ):
+            return name[1] if name else "?"
+    return None
+
+
+def components(venv: Path) -> list[dict[str, object]]:
+    """Describe what is installed in a virtual environment, as components of CycloneDX, by name."""
+    found = {}
+    for path in venv.glob("lib/python*/site-packages/*.dist-info/METADATA"):
+        # Headers of an e-mail: https://packaging.python.org/specifications/core-metadata/
+        metadata = email.parser.HeaderParser().parsestr(path.read_text(errors="replace"))
+        name, version = _plain_name(metadata.get("Name", "")).replace("_", "-"), metadata.get("Version", "")
+        if not name:
+            continue
+        purl = f"pkg:pypi/{name}@{urllib.parse.quote(version, safe='')}"
+        component: dict[str, object] = {
+            "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+        }  # fmt: skip
+        if expression := metadata.get("License-Expression"):
+            component["licenses"] = [{"expression": expression}]
+        elif (license_name := metadata.get("License", "").strip()) and "\n" not in license_name:
+            component["licenses"] = [{"license": {"name": license_name}}]
+        found[purl] = component
+    return [found[purl] for purl in sorted(found)]
+
+
+def bill_of_materials(name: str, build: str, venv: Path, created: str) -> str:
+    """Compose the software bill of materials of a build: CycloneDX 1.5 as JSON, https://cyclonedx.org/docs/1.5/json/.
+
+    :param created: time of the build, as ISO 8601.
+    """
+    parts = components(venv)
+    subject = f"{name}@{build}"
+    return json.dumps(
+        {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.5",
+            "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{subject} {created}')}",
+            "version": 1,
+            "metadata": {
+                "timestamp": created,
+                "component": {"type": "application", "bom-ref": subject, "name": name, "version": build},
+            },
+            "components": parts,
+            "dependencies": [{"ref": subject, "dependsOn": [part["bom-ref"] for part in parts]}],
+        },
+        indent=1,
+    )
+
+
+def audit_command(command: str, venv: Path, bill: Path) -> list[str]:
+    """Split the command that judges a build into words, with what it is to look at in their places.
+
+    :raises ReleaseError: for what is no command.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ReleaseError(f"app_audit_command: '{command}' is not a command: {error}") from error
+    if not words:
+        raise ReleaseError(f"app_audit_command: '{command}' is not a command: write a program and its arguments")
+    packages = next(iter(sorted(venv.glob("lib/python*/site-packages"))), venv)
+    return [word.replace("{site_packages}", str(packages)).replace("{sbom}", str(bill)) for word in words]
+
+
 def install_commands(
-    uv: str, python: str, venv: Path, code: Path, plan: Plan, packages: Sequence[str]
+    uv: str, python: str, venv: Path, code: Path, plan: Plan, packages: Sequence[str], strict: bool = False
 ) -> list[list[str]]:
     """List the commands that make the virtual environment of a build.
 
     :param uv: path of the uv executable.
     :param python: interpreter of the host for the environment.
     :param packages: requirements of the application itself when it is a package, not a source.
+    :param strict: whether nothing may be installed but archives whose digest is known; a source that has to be built
+        would bring more.
     """
     target = ["--python", str(venv / "bin" / "python"), "--compile-bytecode"]
     commands = [[uv, "venv", "--python", python, "--no-python-downloads", str(venv)]]
@@ -124,7 +237,9 @@ def install_commands(
         )  # fmt: skip
     elif plan.kind == "requirements":
         text = (code / plan.path).read_text(errors="replace")
-        hashes = ["--require-hashes"] if carries_hashes(text) else []
+        hashes = ["--require-hashes"] if strict or carries_hashes(text) else []
+        if strict:
+            hashes += ["--only-binary", ":all:"]
         commands.append([uv, "pip", "install", *target, *hashes, "-r", str(code / plan.path)])
     elif plan.kind == "pyproject":
         commands.append([uv, "pip", "install", *target, str((code / plan.path).parent)])
@@ -255,14 +370,36 @@ def find_tool(requirement: str, program: str, environment: Mapping[str, str]) ->
 
 
 def unpack_source(archive: Path, code: Path) -> None:
-    """Unpack a source that the controller has made and checked."""
+    """Unpack a source that the controller has made and checked.
+
+    :raises ReleaseError: for what the controller would not have let in, before anything of it is written.
+    """
     code.mkdir(parents=True)
     with tarfile.open(archive) as tar:
-        # The controller lets nothing but plain files, directories and links inside the root into
-        # these archives. Before 3.10.12, Python has no filters, and leaves this alone.
+        members = tar.getmembers()
+        for member in members:
+            path = PurePosixPath(member.name)
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or not (member.isreg() or member.isdir() or member.issym())
+                or (member.issym() and (member.linkname.startswith("/") or _leaves(path, member.linkname)))
+                or member.mode & 0o6000
+            ):
+                raise ReleaseError(
+                    f"app_source: '{member.name}' of the archive is a device, has a set-uid bit or leads out of the "
+                    "source, and nothing was unpacked: remove what is in app_cache_directory, and take it out"
+                )
+        # All of it is checked. Before 3.10.12, Python has no filters, and leaves this alone.
         tar.extraction_filter = lambda member, _path: member
-        for member in tar:
+        for member in members:
             tar.extract(member, code, numeric_owner=True)
+
+
+def _leaves(path: PurePosixPath, target: str) -> bool:
+    """Tell whether a link leads out of the root that it lies in."""
+    joined = os.path.normpath(path.parent / target)
+    return joined == ".." or joined.startswith("../")
 
 
 def own(root: Path, uid: int, gid: int) -> None:

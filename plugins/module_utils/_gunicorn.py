@@ -104,7 +104,7 @@ SETTINGS_PATTERN = r'^    name = "(\w+)"$'
 def _number(given: Mapping[str, Any], name: str) -> int | None:
     """Return a number, or nothing where there is none; its type is checked elsewhere."""
     value = given.get(name)
-    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,9}", str(value)):
+    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,9}", str(value)):
         return None
     return int(str(value))
 

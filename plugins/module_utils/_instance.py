@@ -35,7 +35,7 @@ def status_range(entry: object) -> tuple[int, int]:
     :returns: the first and the last code.
     :raises ReleaseError: for what is neither, or a range that ends before it begins.
     """
-    match = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", str(entry))
+    match = re.fullmatch(r"([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?", str(entry))
     if match and int(match[2] or match[1]) >= int(match[1]):
         return int(match[1]), int(match[2] or match[1])
     raise ReleaseError(f"'{entry}' is no status code: write one such as 200, or a range such as 200-399")

@@ -9,10 +9,11 @@ write instead. Nothing here reads an inventory or talks to a host.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
@@ -25,22 +26,55 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import Cer
 from ansible_collections.wsgi.fleet.plugins.module_utils._gunicorn import problems as problems_of_gunicorn
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
-from ansible_collections.wsgi.fleet.plugins.module_utils._release import ENVIRONMENT_NAME, ReleaseError
+from ansible_collections.wsgi.fleet.plugins.module_utils._release import ReleaseError
 from ansible_collections.wsgi.fleet.plugins.module_utils._sizing import SizingError, read_limits
 from ansible_collections.wsgi.fleet.plugins.module_utils._source import (
     Request,
     SourceError,
+    check_pinned,
     classify,
     package,
 )
 from ansible_collections.wsgi.fleet.plugins.module_utils._transaction import batch_size
 from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import DISTRIBUTION_PYTHON
 from ansible_collections.wsgi.fleet.plugins.module_utils._uwsgi import problems as uwsgi_problems
+from ansible_collections.wsgi.fleet.plugins.module_utils._values import (
+    ACCOUNT,
+    BACKEND,
+    HOST_NAME,
+    LONGEST,
+    MODULE,
+    NAME,
+    PACKAGE,
+    PLAIN_PATH,
+    REQUEST_PATH,
+    STATIC_URL,
+    VALUES,
+    Check,
+    each,
+    environment,
+    health_host,
+    health_path,
+    network,
+    not_plain,
+    own_environment,
+    pattern,
+    positive,
+    show,
+    too_long,
+)
 
 GROUPS = ("app", "cache", "load_balancer")
 
 #: Variables of the whole fleet that are read here, beside those of roles.
-FLEET = frozenset({"cache_backend", "fleet_tls"})
+FLEET = frozenset(
+    {
+        "cache_backend",
+        "fleet_tls", "fleet_address", "fleet_nginx_port", "fleet_secrets_directory", "fleet_cache_directory",
+        "fleet_apps_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password",
+        "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
+    }
+)  # fmt: skip
 #: What an app can cache in, and which of these are services of the cache hosts.
 BACKENDS = ("redis", "memcached", "simple", "filesystem", "none")
 CACHE_SERVICES = ("redis", "memcached")
@@ -65,25 +99,24 @@ FLEET_WIDE = (
 #: Texts of several lines, by their nature.
 MULTILINE = frozenset(
     {
-        "app_source_key", "app_env", "app_build_environment", "app_default_env",
+        "app_source_key", "app_source_signers", "app_env", "app_build_environment", "app_default_env",
         "certificate_text", "certificate_key_text", "nginx_http_extra", "load_balancer_frontend_extra",
     }
 )  # fmt: skip
 
+#: What to write where a value is of another type.
+REMEDIES: Mapping[str, str] = {
+    "bool": "true or false",
+    "dict": "a dictionary, such as {name: value}",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list, such as [a, b]",
+    "path": "text",
+    "str": "text",
+}
+
 #: Names of variables that hold secrets, or may.
 SECRET = re.compile(r"token|key|password|secret|users")
-
-NAME = re.compile(r"[a-z][a-z0-9-]{0,25}")
-MODULE = re.compile(
-    r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
-    r"(?::[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*(?:\([A-Za-z0-9_=, .'-]*\))?)?"
-)
-HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)(?:\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-    r"(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
-)
-REQUEST_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1023}")
-PLAIN_PATH = re.compile(r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 
 #: Ubuntu and Debian releases that the roles are made for: oldest version of each.
 SUPPORTED = {"ubuntu": (22, 4), "debian": (12, 0)}
@@ -167,58 +200,12 @@ class Problem:
     text: str
 
 
-#: A check of one value: returns what is wrong and what to write instead, or ``None``.
-Check = Callable[[Any], "str | None"]
-
-
-def _pattern(pattern: re.Pattern[str], remedy: str) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, str) and pattern.fullmatch(value):
-            return None
-        return f"{_show(value)} {remedy}"
-
-    return check
-
-
-def _each(check: Check) -> Check:
-    def check_all(value: Any) -> str | None:
-        if not isinstance(value, (list, tuple)):
-            return f"{_show(value)} is not a list: write one, such as [a, b]"
-        return next((found for item in value if (found := check(item))), None)
-
-    return check_all
-
-
-def _show(value: Any) -> str:
-    """Quote a value for a message, shortened, control characters spelled out."""
-    text = repr(value) if not isinstance(value, str) else repr(str(value))
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
 def _status(value: Any) -> str | None:
     try:
         status_range(value)
     except ReleaseError as error:
         # The value once more, shortened and with its control characters spelled out.
-        return _show(value) + str(error).removeprefix(f"'{value}'")
-    return None
-
-
-def _environment(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return "is not a dictionary: write NAME: value pairs"
-    for name, content in value.items():
-        if not ENVIRONMENT_NAME.fullmatch(str(name)):
-            return (
-                f"{_show(name)} cannot be the name of an environment variable: use letters, "
-                "digits and underscores, and no digit first"
-            )
-        if not isinstance(content, str):
-            # Ansible's own types derive from those that people know.
-            kind = next(base.__name__ for base in type(content).__mro__ if base.__module__ == "builtins")
-            return f"the value of {name} is not text but {kind}: environment variables are text, put it in quotes"
-        if "\0" in content:
-            return f"the value of {name} holds a NUL byte: take it out"
+        return show(value) + str(error).removeprefix(f"'{value}'")
     return None
 
 
@@ -227,19 +214,24 @@ def _static(value: Any) -> str | None:
         return "is not a list: write [{url: /static/, path: shop/static}]"
     for entry in value:
         if not isinstance(entry, Mapping) or set(entry) != {"url", "path"}:
-            return f"{_show(entry)} must have url and path, such as {{url: /static/, path: shop/static}}"
-        if not re.fullmatch(r"/(?:[A-Za-z0-9._~-]+/)*", str(entry["url"])):
-            return f"url {_show(entry['url'])} must start and end with a slash, such as /static/"
-        if not PLAIN_PATH.fullmatch(str(entry["path"])) or ".." in str(entry["path"]).split("/"):
-            return f"path {_show(entry['path'])} must lie inside the source, such as shop/static"
+            return f"{show(entry)} must have url and path, such as {{url: /static/, path: shop/static}}"
+        if not STATIC_URL.fullmatch(str(entry["url"])):
+            return f"url {show(entry['url'])} must start and end with a slash, such as /static/"
+        if not PLAIN_PATH.fullmatch(str(entry["path"])) or {".", ".."} & set(str(entry["path"]).split("/")):
+            return f"path {show(entry['path'])} must lie inside the source, such as shop/static"
+    urls = [str(entry["url"]) for entry in value]
+    if "/" in urls:
+        return "url '/' would take every request from the application: write one such as /static/"
+    if twice := next((url for url in urls if urls.count(url) > 1), None):
+        return f"url '{twice}' is there twice: take one of them out"
     return None
 
 
 def _health_body(value: Any) -> str | None:
     try:
         re.compile(str(value))
-    except re.error as error:
-        return f"{_show(value)} is not a regular expression: {error}"
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{show(value)} is not a regular expression: {error}; write one such as ok|ready"
     return None
 
 
@@ -261,9 +253,9 @@ def _batch(value: Any) -> str | None:
 
 
 def _pause(value: Any) -> str | None:
-    if str(value) == "ask" or (not isinstance(value, bool) and re.fullmatch(r"\d{1,6}", str(value))):
+    if str(value) == "ask" or (not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,6}", str(value))):
         return None
-    return f"{_show(value)} is neither a number of seconds nor ask"
+    return f"{show(value)} is neither a number of seconds nor ask: write one of them"
 
 
 def _command(value: Any) -> str | None:
@@ -285,22 +277,13 @@ def _hooks(value: Any) -> str | None:
     return None
 
 
-def _positive(value: Any) -> str | None:
-    try:
-        if float(value) > 0:
-            return None
-    except (TypeError, ValueError):
-        pass
-    return f"{_show(value)} must be a number above 0"
-
-
 def _share(value: Any) -> str | None:
     try:
         if not isinstance(value, bool) and 0 < float(value) <= 1:
             return None
     except (TypeError, ValueError):
         pass
-    return f"{_show(value)} is not a share: write a number above 0 and up to 1, such as 0.5"
+    return f"{show(value)} is not a share: write a number above 0 and up to 1, such as 0.5"
 
 
 def _limits(value: Any) -> str | None:
@@ -314,70 +297,66 @@ def _limits(value: Any) -> str | None:
 def _threads(value: Any) -> str | None:
     if not isinstance(value, bool) and re.fullmatch(r"auto|[1-9][0-9]{0,3}", str(value)):
         return None
-    return f"{_show(value)} is not a number of threads: write a number from 1 on, or auto"
-
-
-def _network(value: Any) -> str | None:
-    try:
-        ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        return f"{_show(value)} is neither an address nor a network: write one such as 203.0.113.7 or 203.0.113.0/24"
-    return None
+    return f"{show(value)} is not a number of threads: write a number from 1 on, or auto"
 
 
 CHECKS: Mapping[str, Check] = {
-    "app_name": _pattern(
+    **VALUES,
+    "app_name": pattern(
         NAME,
         "cannot be the name of an account, a directory and a unit: use up to 26 lower-case "
         "letters, digits and hyphens, a letter first, such as shop",
     ),
-    "app_module": _pattern(MODULE, "is not a WSGI callable: write package.module:attribute, such as shop:app"),
-    "app_dependencies": _pattern(PLAIN_PATH, "is not a file inside the source: write a relative path, auto or none"),
-    "app_host_names": _each(
-        _pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")
-    ),
-    "app_health_host": _pattern(re.compile(HOST_NAME.pattern + r"(?::\d{1,5})?"), "is not a host name"),
-    "app_health_path": _pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /health"),
-    "app_health_status": _each(_status),
+    "app_module": pattern(MODULE, "is not a WSGI callable: write package.module:attribute, such as shop:app"),
+    "app_dependencies": pattern(PLAIN_PATH, "is not a file inside the source: write a relative path, auto or none"),
+    "app_host_names": each(pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")),
+    "app_health_host": health_host,
+    "app_health_path": health_path,
+    "app_health_status": each(_status),
     "app_health_body": _health_body,
-    "app_health_deadline": _positive,
-    "app_worker_memory": _positive,
+    "app_health_deadline": positive,
+    "app_worker_memory": positive,
     "app_memory_share": _share,
     "app_cpu_share": _share,
+    "fleet_cache_memory_share": _share,
+    "fleet_app_memory_share": _share,
     "app_limits": _limits,
     "uwsgi_threads": _threads,
-    "app_maintenance_allow": _each(_network),
-    "app_profiler_allow": _each(_network),
-    "app_profiler_path": _pattern(
+    "app_maintenance_allow": each(network),
+    "app_profiler_allow": each(network),
+    "app_profiler_path": pattern(
         re.compile(r"(?:/[A-Za-z0-9._~-]+)+"), "cannot be where a dashboard is: write a path such as /flask-profiler"
     ),
-    "app_profiler_user": _pattern(
+    "app_profiler_user": pattern(
         re.compile(r"[A-Za-z0-9._@-]{1,64}"), "cannot be asked for by a browser: use letters, digits and . _ @ -"
     ),
-    "app_maintenance_retry_after": _positive,
-    "app_health_interval": _positive,
-    "app_warmup_paths": _each(_pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /")),
+    "app_maintenance_retry_after": positive,
+    "app_health_interval": positive,
+    "app_warmup_paths": each(pattern(REQUEST_PATH, "is not a request target: it starts with a slash, such as /")),
+    "app_audit_command": _command,
     "app_migrate_command": _command,
-    "app_migrate_timeout": _positive,
+    "app_migrate_timeout": positive,
     "app_hooks": _hooks,
     "app_processes": _processes,
     "app_batch": _batch,
     "app_batch_pause": _pause,
-    "app_env": _environment,
-    "app_build_environment": _environment,
+    "app_env": own_environment,
+    "app_build_environment": environment,
     "app_static": _static,
-    "app_python": _pattern(
-        re.compile(r"/[A-Za-z0-9._/+-]+|python3(?:\.\d+)?"),
+    "app_python": pattern(
+        re.compile(r"/[A-Za-z0-9._/+-]+|python3(?:\.[0-9]{1,2})?"),
         "is not an interpreter: write a path such as /usr/bin/python3",
     ),
-    "app_socket_group": _pattern(re.compile(r"[a-z_][a-z0-9_-]{0,31}"), "is not a group name"),
-    "app_shared_directories": _each(
-        _pattern(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*"), "is not a plain directory name")
+    "app_socket_group": pattern(ACCOUNT, "is not a group name: write one such as www-data"),
+    "app_shared_directories": each(
+        pattern(
+            re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"), "is not a plain directory name: write one such as uploads"
+        )
     ),
-    "app_server_requirement": _pattern(REQUIREMENT, "is not a requirement: write it as name==version"),
-    "app_requirements": _each(_pattern(REQUIREMENT, "is not a requirement: write it as name==version")),
-    "app_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
-    "app_build_packages": _each(_pattern(re.compile(r"[a-z0-9][a-z0-9+.:=~-]*"), "is not a package name")),
+    "app_server_requirement": pattern(REQUIREMENT, "is not a requirement: write it as name==version"),
+    "app_requirements": each(pattern(REQUIREMENT, "is not a requirement: write it as name==version")),
+    "app_packages": each(pattern(PACKAGE, "is not a package name: write one such as libpq5")),
+    "app_build_packages": each(pattern(PACKAGE, "is not a package name: write one such as libpq5")),
 }
 
 
@@ -416,34 +395,122 @@ def check_strays(groups: Collection[str], known: Collection[str]) -> Iterator[Pr
 def check_addresses(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Every host has an address of its own that can stand in a configuration."""
     owners: dict[str, str] = {}
-    for host in hosts:
-        if not host.groups & set(GROUPS):
-            continue
+    members = [host for host in hosts if host.groups & set(GROUPS)]
+    for host in members:
         try:
-            ipaddress.ip_address(host.address)
+            found = ipaddress.ip_address(host.address)
+            if "%" in host.address or found.is_unspecified or found.is_multicast:
+                yield Problem(
+                    "fleet_address",
+                    f"{show(host.address)} of {host.name} is not the address of one host: set it to that at which the "
+                    "other hosts reach this one",
+                )
+                continue
+            if found.is_loopback and len(members) > 1:
+                yield Problem(
+                    "fleet_address",
+                    f"{show(host.address)} of {host.name} can be reached by that host alone: set it to the address at "
+                    "which the other hosts reach this one",
+                )
+                continue
         except ValueError:
             if not HOST_NAME.fullmatch(host.address) or "*" in host.address:
                 yield Problem(
                     "fleet_address",
-                    f"{_show(host.address)} of {host.name} is neither an address nor a host "
+                    f"{show(host.address)} of {host.name} is neither an address nor a host "
                     "name: set it to the address at which the other hosts reach this one",
                 )
                 continue
             if "load_balancer" in host.groups:
                 yield Problem(
                     "fleet_address",
-                    f"{_show(host.address)} of {host.name} is a name: write its address, such as "
+                    f"{show(host.address)} of {host.name} is a name: write its address, such as "
                     "10.0.0.10, since app hosts believe a load balancer by the address that it "
                     "comes from",
                 )
                 continue
-        if host.address in owners:
+        same = host.address.lower()
+        with contextlib.suppress(ValueError):
+            same = str(ipaddress.ip_address(same))
+        if same in owners:
             yield Problem(
                 "fleet_address",
-                f"{_show(host.address)} belongs to both {owners[host.address]} and {host.name}: "
+                f"{show(host.address)} belongs to both {owners[same]} and {host.name}: "
                 "every host needs an address of its own",
             )
-        owners[host.address] = host.name
+        owners[same] = host.name
+
+
+def check_host_names(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Names of hosts can stand where the load balancer and files on the controller have them."""
+    for host in hosts:
+        if host.groups & set(GROUPS) and not BACKEND.fullmatch(host.name):
+            yield Problem(
+                "inventory_hostname",
+                f"{show(host.name)} cannot be the name of a host: use up to 63 letters, digits, dots, hyphens and "
+                "underscores, and set ansible_host to its address",
+            )
+
+
+def check_ports(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """No two services of a host listen on one port."""
+    for host in hosts:
+        given = host.variables
+        listening: list[tuple[str, int]] = []
+        if "load_balancer" in host.groups:
+            listening += [("load_balancer_port", 80), ("load_balancer_status_port", 8404)]
+            if given.get("fleet_tls", "none") != "none" or given.get("load_balancer_tls") is True:
+                listening.append(("load_balancer_tls_port", 443))
+        if "app" in host.groups:
+            listening.append(("fleet_nginx_port", 8080 if "load_balancer" in host.groups else 80))
+            listening.append(("nginx_status_port", 8010))
+        if "cache" in host.groups:
+            listening.append(("redis_port", 6379))
+        taken: dict[str, str] = {}
+        for name, default in listening:
+            port = str(given.get(name, default))
+            if other := taken.get(port):
+                # The one that the inventory sets is the one to change.
+                wrong, right = (name, other) if name in given else (other, name)
+                yield Problem(wrong, f"{port} is {right} of {host.name} too: write another one")
+            taken[port] = name
+
+
+def check_wiring(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Settings of services that talk to each other, or share a limit, fit each other."""
+    for host in hosts:
+        given = host.variables
+        files, connections = (
+            int(str(given.get(name, default)))
+            if re.fullmatch(r"[0-9]{1,9}", str(given.get(name, default)))
+            else default
+            for name, default in (("nginx_worker_open_files", 16384), ("nginx_worker_connections", 4096))
+        )
+        if "app" in host.groups and files < connections:
+            name = "nginx_worker_open_files" if "nginx_worker_open_files" in given else "nginx_worker_connections"
+            yield Problem(
+                name,
+                f"{given[name]} does not fit: {connections} connections of a worker need as many open files at "
+                f"least, and it may have {files}: write more of nginx_worker_open_files, or fewer "
+                "nginx_worker_connections",
+            )
+        kept = str(given.get("nginx_upstream_keepalive_timeout", 60))
+        server = str(given.get("app_server", "gunicorn"))
+        name = f"{server}_keepalive"
+        keeping = str(given.get(name, 75))
+        if (
+            "app" in host.groups
+            and server in ("gunicorn", "granian")
+            and kept.isascii() and kept.isdigit() and keeping.isascii() and keeping.isdigit()
+            and 0 < int(keeping) <= int(kept)
+        ):  # fmt: skip
+            wrong = name if name in given else "nginx_upstream_keepalive_timeout"
+            yield Problem(
+                wrong,
+                f"{given[wrong]} does not fit: the app server closes idle connections after {keeping} seconds, and "
+                f"nginx keeps them for {kept}, so that requests would be lost: write more of {name}, or less of "
+                "nginx_upstream_keepalive_timeout",
+            )
 
 
 def check_templates(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -500,29 +567,20 @@ def _names(hosts: Sequence[Host]) -> str:
 
 
 def check_values(hosts: Sequence[Host]) -> Iterator[Problem]:
-    """Single values have the form that they need, and hold no control characters."""
+    """Single values have the form that they need, and hold no signs that cannot be seen."""
     for host in hosts:
         for name, value in host.variables.items():
-            if name not in MULTILINE and (found := _control_characters(value)):
-                shown = "the value" if SECRET.search(name) else _show(found)
+            if name not in MULTILINE and (found := not_plain(value)) is not None:
+                shown = "the value" if SECRET.search(name) else show(found)
                 yield Problem(name, f"{shown} holds a line break or another control character: take it out")
+                continue
+            if name not in MULTILINE and name != "fleet_address" and (found := too_long(value)) is not None:
+                shown = "the value" if SECRET.search(name) else show(found)
+                yield Problem(name, f"{shown} has {len(found)} characters: write {LONGEST} at most")
                 continue
             check = CHECKS.get(name)
             if check and (text := check(value)):
                 yield Problem(name, text)
-
-
-def _control_characters(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value if any(ord(sign) < 32 or ord(sign) == 127 for sign in value) else None
-    if isinstance(value, Mapping):
-        # The directives of a site can take several lines.
-        items: Iterable[Any] = [*value.keys(), *(item for key, item in value.items() if key != "extra")]
-    elif isinstance(value, (list, tuple)):
-        items = value
-    else:
-        return None
-    return next((found for item in items if (found := _control_characters(item))), None)
 
 
 def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
@@ -535,8 +593,19 @@ def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -
             only = {k: v for k, v in spec.items() if k not in {"default", "required"}}
             result = ArgumentSpecValidator({name: only}).validate({name: value})
             for message in result.error_messages:
-                hidden = f"is not of type {spec.get('type')}" if spec.get("no_log") else ""
-                yield Problem(name, hidden or message.removeprefix(f"argument '{name}' ").rstrip("."))
+                text = message.removeprefix(f"argument '{name}' ").rstrip(".")
+                if text.startswith("is of type ") and (remedy := REMEDIES.get(str(spec.get("type")))):
+                    secret = spec.get("no_log") or name in MULTILINE or SECRET.search(name)
+                    text = f"{'is' if secret else show(value) + ' is'} not of type {spec['type']}: write {remedy}"
+                elif text.startswith(("dictionary requested", "Elements value for option ")):
+                    # The entry itself may be a secret.
+                    kind = str(spec.get("elements"))
+                    text = (
+                        f"holds what is not of type {kind}: write a list of {REMEDIES.get(kind, kind)} for each entry"
+                    )
+                elif text.startswith("missing required arguments: "):
+                    text += ": write it too"
+                yield Problem(name, text)
 
 
 def check_server(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -567,11 +636,26 @@ def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
             str(values.get("app_version", "")),
             str(values.get("app_source_checksum", "")),
             base=host.base,
+            verify=str(values.get("app_source_verify", "none")),
+            signers=str(values.get("app_source_signers", "")),
         )
         try:
             kind = classify(request)
+            check_pinned(request, kind)
             if kind == "package":
                 package(request)
+            if kind == "package" and values.get("app_require_hashes") in (True, "true", "yes", "on", "1"):
+                yield Problem(
+                    "app_require_hashes",
+                    f"true cannot be kept with app_source {show(request.source)}, since the dependencies of a package "
+                    "of an index carry no hashes: take the application from a source that locks them, or write false",
+                )
+            if kind not in ("file", "url") and request.checksum:
+                yield Problem(
+                    "app_source_checksum",
+                    f"{show(request.checksum)} has no effect, since it is for archives and app_source is none: take "
+                    "it out, or name an archive",
+                )
         except SourceError as error:
             name, _separator, text = str(error).partition(": ")
             yield Problem(name, text)
@@ -599,14 +683,14 @@ def check_tls(hosts: Sequence[Host], now: datetime, names: Collection[str] | Non
     for host in hosts:
         tls = host.variables.get("fleet_tls", "none")
         if tls not in TLS:
-            yield Problem("fleet_tls", f"{_show(tls)} is unknown: write {', '.join(TLS[:-1])} or {TLS[-1]}")
+            yield Problem("fleet_tls", f"{show(tls)} is unknown: write {', '.join(TLS[:-1])} or {TLS[-1]}")
             return
     asking = [host for host in hosts if host.variables.get("fleet_tls", "none") != "none"]
     balancers = [host for host in hosts if "load_balancer" in host.groups]
     if asking and not balancers:
         yield Problem(
             "fleet_tls",
-            f"{_show(asking[0].variables['fleet_tls'])} needs a host in the group 'load_balancer', since TLS ends "
+            f"{show(asking[0].variables['fleet_tls'])} needs a host in the group 'load_balancer', since TLS ends "
             "there: put one there, which can be an app host, or write none",
         )
     if names is None:
@@ -637,11 +721,11 @@ def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:
     unknown = [value for value in chosen if value not in ("", *BACKENDS)]
     if unknown:
         yield Problem(
-            "cache_backend", f"{_show(unknown[0])} is unknown: write {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
+            "cache_backend", f"{show(unknown[0])} is unknown: write {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
         )
         return
     if len(chosen) > 1:
-        shown = ", ".join(f"{_show(value) if value else 'not set'} on {name}" for value, name in chosen.items())
+        shown = ", ".join(f"{show(value) if value else 'not set'} on {name}" for value, name in chosen.items())
         yield Problem(
             "cache_backend",
             f"differs between hosts ({shown}): app and cache hosts have to agree, so set it once, in the variables of "
@@ -665,14 +749,14 @@ def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:
         if host.variables.get("redis_purpose") == "queue" and policy != "noeviction":
             yield Problem(
                 "redis_memory_policy",
-                f"{_show(policy)} would throw entries of a queue away when the memory of {host.name} is full: leave it "
+                f"{show(policy)} would throw entries of a queue away when the memory of {host.name} is full: leave it "
                 "out or write noeviction, or give redis_purpose another value",
             )
     named = [host for host in concerned if not re.fullmatch(r"[0-9A-Fa-f.:]+", host.address)]
     if backend == "memcached" and named:
         yield Problem(
             "fleet_address",
-            f"{_show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.21, since "
+            f"{show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.21, since "
             "memcached knows who may connect by it",
         )
     if backend == "redis" and len(members) > 1:
@@ -695,7 +779,7 @@ def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
         if accepting:
             yield Problem(
                 "app_health_status",
-                f"{_show(accepting[0])} accepts 404, by which a host that is drained answers its load "
+                f"{show(accepting[0])} accepts 404, by which a host that is drained answers its load "
                 "balancers: write codes without it, such as 200-403, and an app_health_path that "
                 "answers with one of them",
             )
@@ -810,7 +894,7 @@ def check_named(names: Collection[str], named: str | None) -> Iterator[Problem]:
     if named is not None and named not in listed:
         yield Problem(
             "app_name",
-            f"{_show(named)} is none of the applications of this fleet, {text}: write -e app_name={listed[0]}, or "
+            f"{show(named)} is none of the applications of this fleet, {text}: write -e app_name={listed[0]}, or "
             "give it a file",
         )
 
@@ -840,10 +924,13 @@ def check_inventory(
         *check_strays(groups, specs.keys()),
         *check_named([file.name for file in files], named),
         *check_templates(hosts),
+        *check_host_names(hosts),
         *check_addresses(hosts),
         *check_required(hosts, () if files else required, specs.keys()),
         *check_specs(hosts, specs),
         *check_values(hosts),
+        *check_ports(hosts),
+        *check_wiring(hosts),
         *check_server(hosts),
         *check_fleet_wide(hosts),
         *check_source(hosts),

@@ -63,7 +63,7 @@ def split_command(text: Any) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
-        raise ReleaseError(f"'{text}' is not a command: {error}") from error
+        raise ReleaseError(f"'{text}' is not a command: {error}: write the end of what it opens, too") from error
     if not words or any(ord(sign) < 32 for word in words for sign in word):
         raise ReleaseError(f"'{text}' is not a command: write a program and its arguments in one line")
     return words
@@ -77,7 +77,7 @@ def systemd_word(word: str) -> str:
 
 def _whole(value: Any, what: str, least: int, most: int) -> int:
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", str(value)) or not least <= int(value) <= most:
-        raise ReleaseError(f"{what} '{value}' is not a whole number from {least} to {most}")
+        raise ReleaseError(f"{what} '{value}' is not a whole number: write one from {least} to {most}")
     return int(value)
 
 

@@ -126,12 +126,12 @@ def _check(need: Mapping[str, Any]) -> None:
     ):
         value = need[name]
         if not isinstance(value, list):
-            raise SandboxError(f"{name}: {value!r} is not a list")
+            raise SandboxError(f"{name}: {value!r} is not a list: write one")
         for item in value:
             if not isinstance(item, str) or not pattern.fullmatch(item):
-                raise SandboxError(f"{name}: {item!r} cannot stand in a unit: {pattern.pattern}")
+                raise SandboxError(f"{name}: {item!r} cannot stand in a unit: write what matches {pattern.pattern}")
     for name in ("network", "executable_memory", "devices", "system_information"):
         if not isinstance(need[name], bool):
-            raise SandboxError(f"{name}: {need[name]!r} is neither true nor false")
+            raise SandboxError(f"{name}: {need[name]!r} is neither true nor false: write one of them")
     if not isinstance(need["umask"], str) or not UMASK.fullmatch(need["umask"]):
         raise SandboxError(f"umask: {need['umask']!r} is not a mask: write it like '0027'")

@@ -46,6 +46,11 @@ PINNED = re.compile(
 )
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,199}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+GIT_URL = re.compile(
+    r"(?:https?|ssh|git)://(?:[A-Za-z0-9_.-]+@)?[A-Za-z0-9\[]|file:///|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9_.-]*:"
+)
+#: A line of an ALLOWED SIGNERS file.
+SIGNERS = re.compile(r"^[^\s#]\S* (?:\S+ )*(?:sk-)?(?:ssh|ecdsa)-\S+ AAAA\S+", re.MULTILINE)
 CHECKSUM = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 #: What the readers of archives raise for one that is damaged or encrypted.
@@ -75,6 +80,8 @@ class Request:
     :param checksum: SHA-256 of an archive, with or without ``sha256:`` before it.
     :param exclude: further patterns of names or paths to leave out.
     :param base: directory that relative paths start at; empty for the working directory.
+    :param verify: ``commit`` where the version has to be a whole commit, ``signature`` where it has to be signed.
+    :param signers: who may sign, as ssh-keygen(1) describes it under ALLOWED SIGNERS.
     """
 
     source: str
@@ -82,6 +89,8 @@ class Request:
     checksum: str = ""
     exclude: tuple[str, ...] = ()
     base: str = ""
+    verify: str = "none"
+    signers: str = ""
 
     @property
     def path(self) -> Path:
@@ -98,6 +107,7 @@ class Source:
     :param version: commit, checksum or version number, for people to read.
     :param archive: path of a gzipped tar file, or ``None`` for a package.
     :param requirement: requirement of a package, or ``None``.
+    :param checksum: SHA-256 of the tar file itself, by which hosts know it, or ``None``.
     """
 
     kind: str
@@ -105,6 +115,7 @@ class Source:
     version: str
     archive: str | None = None
     requirement: str | None = None
+    checksum: str | None = None
 
 
 def classify(request: Request) -> str:
@@ -114,7 +125,7 @@ def classify(request: Request) -> str:
     :raises SourceError: naming variable, value and remedy.
     """
     source = request.source
-    if not source or source != source.strip() or any(ord(sign) < 32 for sign in source):
+    if not source or source != source.strip() or any(ord(sign) < 32 or ord(sign) == 127 for sign in source):
         raise SourceError(
             f"app_source: {source!r} is empty or holds spaces around it or control characters: "
             "write a directory, an archive, a git URL or 'pypi:name==version'"
@@ -140,15 +151,16 @@ def classify(request: Request) -> str:
                 "not set: set it to the SHA-256 of the archive, as sha256sum prints it"
             )
         return "url"
-    if (
-        parts.scheme in {"http", "https", "ssh", "git", "file"}
-        or source.startswith("git+")
-        or re.match(r"[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:", source)
-    ):
+    if _is_repository(source, parts.scheme):
         return "git"
     if "://" in source:
         raise SourceError(f"app_source: '{source}' has a scheme that is not known: use https, ssh, git or file")
     local = request.path
+    if len(source) > 1000:
+        raise SourceError(
+            f"app_source: '{source[:77]}…' has {len(source)} characters, which no path has: write a directory, an "
+            "archive, a git URL or 'pypi:name==version'"
+        )
     if local.is_dir():
         is_repository = (local / ".git").exists() or (local / "HEAD").is_file()
         return "git" if request.version and is_repository else "directory"
@@ -163,6 +175,48 @@ def classify(request: Request) -> str:
         f"app_source: '{source}' is neither a directory nor a file on the controller (looked at "
         f"{local}), nor a URL: write a path that exists, a git URL or 'pypi:name==version'"
     )
+
+
+def check_pinned(request: Request, kind: str) -> None:
+    """Refuse a version that is not pinned as it has to be.
+
+    :param kind: what :func:`classify` returned.
+    :raises SourceError: naming variable, value and remedy.
+    """
+    if request.verify == "none":
+        return
+    if kind != "git":
+        raise SourceError(
+            f"app_source_verify: '{request.verify}' is for git repositories, and app_source is none: set it to none, "
+            "or name a repository"
+        )
+    if request.verify == "commit" and not COMMIT.fullmatch(request.version):
+        raise SourceError(
+            f"app_version: '{request.version}' is not a whole commit, as app_source_verify asks for: write all 40 "
+            "digits, as git rev-parse prints them"
+        )
+    if request.verify == "signature" and not SIGNERS.search(request.signers):
+        raise SourceError(
+            "app_source_signers: names nobody whose signature counts: write lines such as "
+            "'alice@example.com ssh-ed25519 AAAA…'"
+        )
+
+
+def _is_repository(source: str, scheme: str) -> bool:
+    """Tell whether a source is the URL of a git repository.
+
+    :raises SourceError: for what looks like one and is none. Git knows more ways to reach a repository, and some of
+        them run a command.
+    """
+    bare = source.removeprefix("git+")
+    if GIT_URL.match(bare):
+        return True
+    if bare != source or scheme in {"http", "https", "ssh", "git", "file"}:
+        raise SourceError(
+            f"app_source: {source[:200]!r} is not the URL of a git repository: write it as https://host/path, "
+            "ssh://user@host/path, user@host:path or git+ and one of these"
+        )
+    return False
 
 
 def _split(source: str) -> urllib.parse.SplitResult:
@@ -418,7 +472,8 @@ def _store(entries: Iterable[Entry], kind: str, version: str, cache: Path, reque
     archive = cache / f"source-{digest[:32]}.tar.gz"
     if not archive.is_file():
         write_archive(entries, archive)
-    return Source(kind, digest, version or digest[:12], archive=str(archive))
+    checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return Source(kind, digest, version or digest[:12], archive=str(archive), checksum=checksum)
 
 
 def directory(request: Request, cache: Path) -> Source:
@@ -569,6 +624,8 @@ def git(request: Request, token: str, key: str, cache: Path) -> Source:
             mirror.mkdir(parents=True, exist_ok=True)
             run("init", "--quiet", "--bare", str(mirror))
         commit = _resolve(run, mirror, url, version, request)
+        if request.verify == "signature":
+            _check_signature(run, mirror, url, version, commit, request, scratch)
         tree = scratch / "tree"
         # No clone: the mirror is shallow, and what it was asked for stands in no branch of it.
         run("init", "--quiet", str(tree))
@@ -619,6 +676,36 @@ def _resolve(run: Git, mirror: Path, url: str, version: str, request: Request) -
         ) from error
 
 
+def _check_signature(
+    run: Git, mirror: Path, url: str, version: str, commit: str, request: Request, scratch: Path
+) -> None:
+    """Refuse what nobody has signed who may: the tag of that name, or else the commit.
+
+    :raises SourceError: naming variable, value and remedy.
+    """
+    signers = scratch / "signers"
+    signers.write_text(request.signers.rstrip("\n") + "\n")
+    # Whatever the operator's own settings of git are.
+    ours = ["-c", "gpg.format=ssh", "-c", "gpg.ssh.program=ssh-keygen", "-c", f"gpg.ssh.allowedSignersFile={signers}"]
+    try:
+        run("fetch", "--quiet", "--force", "--depth=1", "--", url, f"+refs/tags/{version}:refs/verify/tag", cwd=mirror)
+        tag = run("rev-parse", "--verify", "refs/verify/tag", cwd=mirror)
+        tagged = run("rev-parse", "--verify", "refs/verify/tag^{commit}", cwd=mirror)
+    except SourceError:
+        tag = tagged = ""
+    try:
+        if tag and tag != commit and tagged == commit:
+            run(*ours, "verify-tag", tag, cwd=mirror)
+        else:
+            run(*ours, "verify-commit", commit, cwd=mirror)
+    except SourceError as error:
+        raise SourceError(
+            f"app_version: '{version}' of {request.source} ({commit[:12]}) has no signature of anybody in "
+            f"app_source_signers: {' '.join(str(error).split()) or 'it is not signed'}. Sign it with an ssh key "
+            "(git tag -s), or add the key of its signer"
+        ) from error
+
+
 def commits(request: Request, since: str, until: str, cache: Path, token: str = "", key: str = "") -> list[str]:
     """Tell what happened between two commits of a git repository.
 
@@ -662,6 +749,7 @@ def resolve(request: Request, cache: Path, token: str = "", key: str = "") -> So
     :raises SourceError: naming variable, value and remedy.
     """
     kind = classify(request)
+    check_pinned(request, kind)
     if kind == "package":
         return package(request)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)

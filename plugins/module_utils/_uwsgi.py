@@ -63,7 +63,7 @@ Found = Iterator[tuple[str, str]]
 
 def _number(value: Any) -> int | None:
     """Return what stands for a whole number."""
-    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", str(value)):
+    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,18}", str(value)):
         return None
     return int(value)
 
@@ -108,6 +108,12 @@ def _settings(settings: Mapping[str, Any]) -> Found:
                 "hyphens, such as max-worker-lifetime",
             )
         for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, str) and "@(" in item:
+                yield (
+                    name,
+                    f"{option}: {json.dumps(item)} would be replaced by what a file holds or a command prints: "
+                    "write the value itself",
+                )
             if isinstance(item, (Mapping, list, tuple)) or (isinstance(item, str) and re.search(r"[\r\n]", item)):
                 yield (
                     name,

@@ -50,6 +50,17 @@ options:
     description: Text of the private ssh key for a private repository.
     type: str
     default: ''
+  verify:
+    description:
+      - How far a git repository is trusted. V(commit) takes nothing but a whole commit as O(version). V(signature)
+        takes a tag or a commit that somebody in O(signers) has signed with an ssh key.
+    type: str
+    choices: [none, commit, signature]
+    default: none
+  signers:
+    description: Whose signatures count, in lines such as C(alice@example.com ssh-ed25519 AAAA…).
+    type: str
+    default: ''
   since:
     description:
       - The commit that is live. With C(--diff), the commits since then are told, for a git repository.
@@ -103,6 +114,10 @@ archive:
   description: Path of the archive on the controller; null for a package.
   type: str
   returned: success
+checksum:
+  description: SHA-256 of the archive itself; null for a package.
+  type: str
+  returned: success
 requirement:
   description: Requirement of a package, or null.
   type: str
@@ -133,6 +148,8 @@ def main() -> None:
             "exclude": {"type": "list", "elements": "str", "default": []},
             "token": {"type": "str", "default": "", "no_log": True},
             "key": {"type": "str", "default": "", "no_log": True},
+            "verify": {"type": "str", "choices": ["none", "commit", "signature"], "default": "none"},
+            "signers": {"type": "str", "default": ""},
             "since": {"type": "str", "default": ""},
             "cache": {"type": "path", "required": True},
         },
@@ -146,6 +163,8 @@ def main() -> None:
         parameters["checksum"],
         tuple(parameters["exclude"]),
         parameters["base"],
+        parameters["verify"],
+        parameters["signers"],
     )
     try:
         cache = Path(parameters["cache"])

@@ -20,10 +20,11 @@ options:
     description:
       - V(inventory) checks groups and variables, and the files of applications; no host is contacted.
       - V(app) checks only that it is clear which application of the fleet is meant.
+      - V(role) checks the values of the role that the task stands in, one by one, wherever they come from.
       - V(hosts) checks what the hosts answered to M(wsgi.fleet.host_info), registered as
         C(fleet_host_info).
     type: str
-    choices: [inventory, app, hosts]
+    choices: [inventory, app, role, hosts]
     default: inventory
 attributes:
   check_mode:

@@ -35,6 +35,9 @@ options:
   source:
     description: Path on the host of the source archive that M(wsgi.fleet.app_source) made.
     type: path
+  source_checksum:
+    description: SHA-256 of O(source) in hexadecimal digits. Another content is refused, and not unpacked.
+    type: str
   requirement:
     description: Requirement of the application when it is a package of an index.
     type: str
@@ -67,6 +70,22 @@ options:
     description: Texts of Python modules by name, which the application can import besides.
     type: dict
     default: {}
+  require_hashes:
+    description:
+      - Whether every archive that is installed has to be pinned by digest in the source, by a C(uv.lock) or by hashes
+        in a requirements file. Nothing else is installed then, also of O(requirements).
+    type: bool
+    default: false
+  audit:
+    description:
+      - Program and arguments that judge the build; C({site_packages}) and C({sbom}) stand for what it is to look at.
+        They run as O(user), and a build that they fail is not kept.
+    type: str
+    default: ''
+  audit_requirement:
+    description: Package that brings the program of O(audit), in a virtual environment of its own.
+    type: str
+    default: ''
   module:
     description: The WSGI callable as C(package.module:attribute); its package must be there.
     type: str
@@ -146,7 +165,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsgi.fleet.plugins.module_utils._build import (
     Plan,
     Runner,
+    audit_command,
     base_environment,
+    bill_of_materials,
+    check_hashes,
     find_tool,
     install_commands,
     lacking,
@@ -166,6 +188,9 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._release import (
     now,
     write_file,
 )
+
+#: The software bill of materials of a build, in CycloneDX.
+BILL = "sbom.cdx.json"
 
 
 def sha256(path: Path) -> str:
@@ -210,6 +235,35 @@ def write_modules(venv: Path, modules: Mapping[str, str]) -> list[str]:
     return paths
 
 
+def check_digest(archive: Path, wanted: str | None) -> None:
+    """Refuse an archive that is not the one that was sent.
+
+    :raises ReleaseError: with both digests.
+    """
+    if wanted is not None and (actual := sha256(archive)) != wanted:
+        raise ReleaseError(
+            f"{archive} has the digest {actual}, not {wanted}: "
+            "it was damaged or changed on its way, and was not unpacked"
+        )
+
+
+def audit(parameters: dict[str, Any], venv: Path, bill: Path, run: Runner, environment: dict[str, str]) -> None:
+    """Let the operator's command judge a build.
+
+    :raises ReleaseError: with what it said, when it fails.
+    """
+    words = audit_command(parameters["audit"], venv, bill)
+    if parameters["audit_requirement"]:
+        words[0] = find_tool(parameters["audit_requirement"], words[0], environment)
+    try:
+        run(words, venv)
+    except (ReleaseError, OSError) as error:
+        raise ReleaseError(
+            f"app_audit_command: the build is refused and was not kept. {error}\nTake what it names out of the "
+            "dependencies or raise its version, or change the command"
+        ) from error
+
+
 def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str:
     """Make a build in its final place; its manifest, written last, makes it complete.
 
@@ -230,6 +284,7 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     if parameters["source"]:
+        check_digest(Path(parameters["source"]), parameters["source_checksum"])
         unpack_source(Path(parameters["source"]), code)
         plan = plan_dependencies(code, parameters["dependencies"])
     else:
@@ -238,9 +293,18 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
     own(target, account.pw_uid, account.pw_gid)
     run = Runner(account.pw_uid, account.pw_gid, {**environment, "UV_PROJECT_ENVIRONMENT": str(venv)})
     packages = [parameters["requirement"]] if parameters["requirement"] else []
-    for command in install_commands(uv, parameters["python"], venv, code, plan, packages):
+    strict = parameters["require_hashes"]
+    if strict:
+        check_hashes(code, plan, packages)
+    for command in install_commands(uv, parameters["python"], venv, code, plan, packages, strict):
         run(command, code)
-    if further := lacking(venv, parameters["requirements"]):
+    further = lacking(venv, parameters["requirements"])
+    if further and strict:
+        raise ReleaseError(
+            f"app_require_hashes: {', '.join(further)} would be installed without a hash: add it to the application's "
+            "own dependencies and lock it there, or set the variable to false"
+        )
+    if further:
         run(
             [uv, "pip", "install", "--python", str(venv / "bin" / "python"),
              "--compile-bytecode", *further],
@@ -257,9 +321,14 @@ def make(target: Path, parameters: dict[str, Any], extra: dict[str, str]) -> str
         stdin=subprocess.DEVNULL, capture_output=True, env=environment,
     )  # fmt: skip
     own(target, 0, 0)
+    created = now()
+    bill = target / BILL
+    write_file(bill, bill_of_materials(parameters["name"], target.name, venv, created) + "\n", 0o644)
+    if parameters["audit"]:
+        audit(parameters, venv, bill, run, {**environment, "HOME": "/root"})
     write_file(
         target / BUILD_MANIFEST,
-        json.dumps({"build": target.name, "dependencies": plan.kind, "created": now()}) + "\n",
+        json.dumps({"build": target.name, "dependencies": plan.kind, "created": created}) + "\n",
         0o644,
     )
     return plan.kind
@@ -272,12 +341,7 @@ def build(layout: Layout, parameters: dict[str, Any], extra: dict[str, str]) -> 
     result: dict[str, Any] = {"changed": not complete, "built": not complete}
     if not complete and parameters["archive"]:
         archive = Path(parameters["archive"])
-        actual = sha256(archive)
-        if actual != parameters["checksum"]:
-            raise ReleaseError(
-                f"{archive} has the digest {actual}, not {parameters['checksum']}: "
-                "it was damaged or changed on its way, and was not unpacked"
-            )
+        check_digest(archive, parameters["checksum"])
         unpack(archive, target)
     elif not complete:
         try:
@@ -301,6 +365,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "build": {"type": "str", "required": True},
             "source": {"type": "path"},
+            "source_checksum": {"type": "str"},
             "requirement": {"type": "str"},
             "archive": {"type": "path"},
             "checksum": {"type": "str"},
@@ -308,6 +373,9 @@ def main() -> None:
             "dependencies": {"type": "str", "default": "auto"},
             "requirements": {"type": "list", "elements": "str", "default": []},
             "modules": {"type": "dict", "default": {}},
+            "require_hashes": {"type": "bool", "default": False},
+            "audit": {"type": "str", "default": ""},
+            "audit_requirement": {"type": "str", "default": ""},
             "module": {"type": "str"},
             "python": {"type": "str", "default": "/usr/bin/python3"},
             "uv": {"type": "str", "default": "uv"},

@@ -751,3 +751,35 @@ def test_check_skips_can_fail() -> None:
         ".ansible-lint: skip_list is not empty",
         "tests/sanity/ignore-2.19.txt: fix what it ignores",
     ]
+
+
+# What docs/SECURITY.md says of files with secrets
+
+
+def unheld_modes(text: str, root: Path) -> list[str]:
+    """Return rows of the table of secrets whose mode is not in the file that is said to set it."""
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if re.search(r"\| 06[0-7]0 \|", line)]
+    wrong = []
+    for row in rows:
+        file, mode, where = row[0].strip(), row[3].strip(), row[4]
+        if (match := re.search(r"\]\(\.\./([^)]+)\)", where)) is None:
+            continue
+        source = root / match[1]
+        held = [f'mode: "{mode}"', f"0o{mode[1:]}", "os.umask(0o077)" if mode == "0600" else "-"]
+        if not source.is_file() or not any(text in source.read_text(encoding="utf-8") for text in held):
+            wrong.append(f"{file}: {match[1]} does not set {mode}")
+    return wrong if rows else ["no file is named"]
+
+
+def test_modes_of_secrets_are_those_of_the_documentation() -> None:
+    text = (ROOT / "docs/SECURITY.md").read_text(encoding="utf-8")
+    assert unheld_modes(text, ROOT) == []
+    assert len(re.findall(r"\| 06[0-7]0 \|", text)) >= 10
+
+
+def test_a_mode_of_a_secret_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "x.yml").write_text('mode: "0644"\n')
+    assert unheld_modes("| `/x` | a key | root | 0600 | [x.yml](../x.yml) |\n", tmp_path) == [
+        "`/x`: x.yml does not set 0600"
+    ]
+    assert unheld_modes("", tmp_path) == ["no file is named"]

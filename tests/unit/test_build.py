@@ -1,7 +1,10 @@
 """Builds: how dependencies are found and installed, and that a packed build arrives as it was."""
 
+import hashlib
 import io
+import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -288,3 +291,158 @@ def test_the_module_of_the_callable_must_be_there(tmp_path: Path) -> None:
         ReleaseError, match=r"there is no module 'store' .* top of the source: shop, wsgi\. Write it as"
     ):
         release_build.check_module("store:app", Path(sys.executable), code, run)
+
+
+# What may be built: hashes, a bill of materials, and somebody who judges it.
+
+REGISTRY = """
+[[package]]
+name = "flask"
+version = "3.1.2"
+source = { registry = "https://pypi.org/simple" }
+sdist = { url = "https://example.com/flask.tar.gz", hash = "sha256:00", size = 1 }
+wheels = [
+    { url = "https://example.com/flask.whl", hash = "sha256:00", size = 1 },
+]
+"""
+OWN = '[[package]]\nname = "shop"\nversion = "1"\nsource = { virtual = "." }\n'
+
+
+@pytest.mark.parametrize(
+    ("lock", "name"),
+    [
+        (REGISTRY + OWN, None),
+        (OWN.replace("virtual", "editable"), None),
+        (REGISTRY.replace(', hash = "sha256:00", size = 1 },', " },"), "flask"),
+        (REGISTRY + OWN.replace('virtual = "."', 'git = "https://example.com/x?rev=1#1"'), "shop"),
+        (REGISTRY + OWN.replace('virtual = "."', 'directory = "../x"'), "shop"),
+        (REGISTRY + OWN.replace('virtual = "."', 'registry = "https://pypi.org/simple"'), "shop"),
+    ],
+)
+def test_what_a_lock_leaves_without_a_hash_is_named(lock: str, name: str | None) -> None:
+    assert core.without_hash("version = 1\n" + lock) == name
+
+
+@pytest.mark.parametrize(
+    ("files", "packages", "said"),
+    [
+        (
+            {"pyproject.toml": PROJECT},
+            [],
+            "the dependencies in 'pyproject.toml' carry no hashes: lock them with uv lock",
+        ),
+        (
+            {"requirements.txt": "flask==3.1.2\n"},
+            [],
+            "the requirements in 'requirements.txt' carry no hashes: lock them",
+        ),
+        (
+            {"uv.lock": OWN.replace('virtual = "."', 'url = "https://x/y.whl"')},
+            [],
+            "'shop' carries no hash in 'uv.lock'",
+        ),
+        ({}, ["httpbin==0.10.2"], "the dependencies of httpbin==0.10.2 carry no hashes"),
+    ],
+)
+def test_dependencies_without_hashes_are_refused(
+    tmp_path: Path, files: dict[str, str], packages: list[str], said: str
+) -> None:
+    write(tmp_path, files)
+    with pytest.raises(ReleaseError, match=f"^app_require_hashes: {said}"):
+        core.check_hashes(tmp_path, core.plan_dependencies(tmp_path, "auto"), packages)
+
+
+def test_dependencies_with_hashes_are_installed_by_them_alone(tmp_path: Path) -> None:
+    write(tmp_path, {"requirements.txt": HASHED})
+    plan = core.plan_dependencies(tmp_path, "auto")
+    core.check_hashes(tmp_path, plan, [])
+    core.check_hashes(tmp_path, core.Plan("none"), [])
+    command = core.install_commands("uv", "python3", tmp_path / "venv", tmp_path, plan, [], True)[1]
+    assert {"--require-hashes", "--only-binary"} <= set(command)
+    loose = core.install_commands("uv", "python3", tmp_path / "venv", tmp_path, plan, [])[1]
+    assert "--only-binary" not in loose
+
+
+def installed(venv: Path, name: str, metadata: str) -> None:
+    write(venv / "lib/python3.11/site-packages" / f"{name}.dist-info", {"METADATA": metadata})
+
+
+def test_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
+    installed(tmp_path, "Flask_Caching-2.3.1", "Name: Flask-Caching\nVersion: 2.3.1\nLicense: BSD\n\nName: no\n")
+    installed(tmp_path, "gunicorn-27.0.1", "Name: gunicorn\nVersion: 27.0.1+local\nLicense-Expression: MIT\n")
+    installed(tmp_path, "long-1", "Name: long\nVersion: 1\nLicense: two\n  lines\n")
+    text = core.bill_of_materials("shop", "3f9c", tmp_path, "2026-11-25T10:00:00Z")
+    assert text == core.bill_of_materials("shop", "3f9c", tmp_path, "2026-11-25T10:00:00Z")
+    bill = json.loads(text)
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.5", 1)
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", bill["serialNumber"])
+    assert bill["metadata"]["component"] == {
+        "type": "application", "bom-ref": "shop@3f9c", "name": "shop", "version": "3f9c",
+    }  # fmt: skip
+    assert [(part["name"], part["version"], part["purl"], part.get("licenses")) for part in bill["components"]] == [
+        ("flask-caching", "2.3.1", "pkg:pypi/flask-caching@2.3.1", [{"license": {"name": "BSD"}}]),
+        ("gunicorn", "27.0.1+local", "pkg:pypi/gunicorn@27.0.1%2Blocal", [{"expression": "MIT"}]),
+        ("long", "1", "pkg:pypi/long@1", None),
+    ]
+    references = [part["bom-ref"] for part in bill["components"]]
+    assert bill["dependencies"] == [{"ref": "shop@3f9c", "dependsOn": references}]
+    assert len(set(references)) == 3
+
+
+def test_audit_is_told_what_to_look_at(tmp_path: Path) -> None:
+    installed(tmp_path, "x-1", "Name: x\nVersion: 1\n")
+    words = core.audit_command("judge --path {site_packages} '--bill={sbom}' 'a b'", tmp_path, Path("/b.json"))
+    assert words == ["judge", "--path", str(tmp_path / "lib/python3.11/site-packages"), "--bill=/b.json", "a b"]
+    for text in ("judge 'x", " "):
+        with pytest.raises(ReleaseError, match=r"^app_audit_command: .* is not a command"):
+            core.audit_command(text, tmp_path, Path("/b.json"))
+
+
+@AS_ROOT
+@pytest.mark.parametrize(("status", "refused"), [(0, False), (1, True)])
+def test_a_build_that_is_judged_badly_is_refused(tmp_path: Path, status: int, refused: bool) -> None:
+    bill = tmp_path / "sbom.cdx.json"
+    bill.write_text("{}")
+    command = f"sh -c 'test -f {{sbom}} && echo CVE-2026-0001 in flask && exit {status}'"
+    parameters = {"audit": command, "audit_requirement": ""}
+    run = core.Runner(0, 0, {"PATH": os.environ["PATH"]})
+    if refused:
+        with pytest.raises(
+            ReleaseError, match=r"(?s)^app_audit_command: .* not kept\. .*CVE-2026-0001 in flask.*Take what"
+        ):
+            release_build.audit(parameters, tmp_path, bill, run, {})
+    else:
+        release_build.audit(parameters, tmp_path, bill, run, {})
+    with pytest.raises(ReleaseError, match=r"app_audit_command: .*No such file"):
+        release_build.audit({**parameters, "audit": "/nowhere/judge"}, tmp_path, bill, run, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "mode", "target"),
+    [
+        ("/etc/cron.d/x", tarfile.REGTYPE, 0o644, ""), ("a/../../x", tarfile.REGTYPE, 0o644, ""),
+        ("x", tarfile.CHRTYPE, 0o644, ""), ("x", tarfile.FIFOTYPE, 0o644, ""), ("x", tarfile.LNKTYPE, 0o644, "app.py"),
+        ("x", tarfile.SYMTYPE, 0o777, "/etc/passwd"), ("a/x", tarfile.SYMTYPE, 0o777, "../../x"),
+        ("x", tarfile.REGTYPE, 0o4755, ""), ("x", tarfile.REGTYPE, 0o2755, ""),
+    ],
+)  # fmt: skip
+def test_a_host_unpacks_nothing_of_a_source_that_is_not_safe(
+    tmp_path: Path, name: str, kind: bytes, mode: int, target: str
+) -> None:
+    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("app.py"))
+        member = tarfile.TarInfo(name)
+        member.type, member.mode, member.linkname = kind, mode, target
+        tar.addfile(member)
+    with pytest.raises(ReleaseError, match=r"^app_source: .*nothing was unpacked: remove"):
+        core.unpack_source(tmp_path / "source.tar.gz", tmp_path / "code")
+    assert list((tmp_path / "code").iterdir()) == []
+
+
+def test_an_archive_that_was_changed_on_its_way_is_not_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "source.tar.gz"
+    archive.write_bytes(b"x")
+    release_build.check_digest(archive, hashlib.sha256(b"x").hexdigest())
+    release_build.check_digest(archive, None)
+    with pytest.raises(ReleaseError, match=r"has the digest .*, not 0000: it was damaged or changed on its way"):
+        release_build.check_digest(archive, "0000")

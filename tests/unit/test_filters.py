@@ -263,7 +263,7 @@ def test_processes_become_units_with_their_hosts() -> None:
 
 def test_a_process_that_cannot_run_is_refused() -> None:
     with pytest.raises(
-        AnsibleFilterError, match=r"^app_processes: worker: count '0' is not a whole number from 1 to 64"
+        AnsibleFilterError, match=r"^app_processes: worker: count '0' is not a whole number: write one from 1 to 64"
     ):
         process_units.process_units([{"name": "worker", "command": "work", "count": 0}], INSTANCE)
 

@@ -6,6 +6,7 @@ sockets and accounts are that directory's, systemd is a record of what it was as
 
 import fnmatch
 import functools
+import hashlib
 import http.server
 import importlib
 import io
@@ -469,6 +470,7 @@ def test_a_directory_becomes_one_private_archive(call: Caller, tmp_path: Path, c
         "version": "v1",
         "archive": str(archive),
         "requirement": None,
+        "checksum": hashlib.sha256(archive.read_bytes()).hexdigest(),
         "commits": [],
     }
     with tarfile.open(archive) as tar:
@@ -2299,7 +2301,7 @@ def test_check_mode_runs_nothing(call: Caller, layout: core.Layout, runs: Runs, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"command": "a 'b"}, "'a 'b' is not a command: No closing quotation"),
+        ({"command": "a 'b"}, "'a 'b' is not a command: No closing quotation: write the end of what it opens, too"),
         ({"command": ""}, "'' is not a command: write a program and its arguments in one line"),
         ({"task": "a b"}, "task: 'a b' is not a plain name"),
         ({"task": "../x"}, "task: '../x' is not a plain name"),
@@ -2662,8 +2664,8 @@ def test_the_stages_are_those_of_the_documentation(action: Action) -> None:
         importlib.import_module("ansible_collections.wsgi.fleet.plugins.modules.preflight").DOCUMENTATION
     )
     (option,) = documentation["options"].values()
-    assert (option["choices"], option["default"]) == (["inventory", "app", "hosts"], "inventory")
-    with pytest.raises(AnsibleError, match=r"^stage: 'host' is unknown: write inventory, app or hosts"):
+    assert (option["choices"], option["default"]) == (["inventory", "app", "role", "hosts"], "inventory")
+    with pytest.raises(AnsibleError, match=r"^stage: 'host' is unknown: write inventory, app, role or hosts"):
         action({"stage": "host"}, {})
 
 

@@ -39,7 +39,7 @@ def test_a_good_inventory_has_no_problems() -> None:
         "app_health_host": "shop.example.com:8080",
         "app_env": {"FLASK_SECRET_KEY": SECRET, "NOTE": "two\nlines\tand a tab", "EMPTY": ""},
         "app_source_key": "-----BEGIN KEY-----\nx\n-----END KEY-----\n",
-        "app_static": [{"url": "/", "path": "public"}, {"url": "/static/", "path": "shop/static"}],
+        "app_static": [{"url": "/media/", "path": "public"}, {"url": "/static/", "path": "shop/static"}],
         "app_packages": ["libpq5", "g++", "python3-dev=3.11.2-1+b1"],
         "nginx_http_extra": "limit_rate 1m;\ngzip_vary on;\n",
         "nginx_sites": [{"name": "shop", "upstream": "unix:/run/x", "extra": "allow all;\ndeny none;\n"}],
@@ -88,7 +88,7 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_maintenance_retry_after", 0, "0 must be a number above 0"),
         ("app_workload", "web", "must be one of: cpu, mixed, io"),
         ("app_worker_memory", 0, "0 must be a number above 0"),
-        ("app_worker_memory", "128M", "cannot be converted to an int"),
+        ("app_worker_memory", "128M", "'128M' is not of type int: write a whole number"),
         ("app_memory_share", 80, "80 is not a share: write a number above 0 and up to 1, such as 0.5"),
         ("app_cpu_share", 0, "0 is not a share"),
         ("app_limits", {"memory": "1G"}, "Supported parameters include: cpu_quota, memory_high, memory_max"),
@@ -101,14 +101,15 @@ def test_what_a_callable_looks_like(module: str, good: bool) -> None:
         ("app_health_path", "/a b", "'/a b' is not a request target"),
         ("app_health_host", "a b", "'a b' is not a host name"),
         ("app_health_body", "(", "'(' is not a regular expression"),
-        ("app_health_deadline", "soon", "cannot be converted to a float"),
+        ("app_health_deadline", "soon", "'soon' is not of type float: write a number"),
         ("app_health_deadline", 0, "0 must be a number above 0"),
-        ("app_keep_releases", "many", "cannot be converted to an int"),
-        ("app_env", ["A=1"], "unable to convert to dict"),
+        ("app_keep_releases", "many", "'many' is not of type int: write a whole number"),
+        ("app_env", ["A=1"], "is not of type dict: write a dictionary"),
         ("app_env", "A=1", "is not a dictionary: write NAME: value pairs"),
         ("app_env", {"A-B": "x"}, "'A-B' cannot be the name of an environment variable"),
         ("app_env", {"A": 5}, "the value of A is not text but int: environment variables are text, put it in quotes"),
         ("app_env", {"A": "x\0"}, "the value of A holds a NUL byte"),
+        ("app_env", {"A": "\ud800"}, "the value of A holds half a character, which cannot be written as UTF-8"),
         ("app_build_environment", {"A": True}, "the value of A is not text but bool"),
         ("app_static", [{"url": "/static/"}], "missing required arguments: path"),
         ("app_static", [{"url": "/static", "path": "x"}], "url '/static' must start and end with a slash"),
@@ -195,7 +196,7 @@ def test_a_secret_is_not_shown(variable: str, value: Any) -> None:
 def test_a_value_of_the_wrong_type_is_not_shown_when_it_is_secret() -> None:
     specs = {**SPECS, "app_pin": {"type": "int", "no_log": True}}
     found = core.check_inventory([host(variables={**GOOD, "app_pin": SECRET})], specs, REQUIRED)
-    assert found == [core.Problem("app_pin", "is not of type int")]
+    assert found == [core.Problem("app_pin", "is not of type int: write a whole number")]
 
 
 @pytest.mark.parametrize(

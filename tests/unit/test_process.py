@@ -118,11 +118,12 @@ WORKER = {"name": "worker", "command": "work"}
         (WORKER | {"name": "a" * 32}, f"'{'a' * 32}' cannot be the name of a process: *"),
         (WORKER | {"restart": "no"}, "worker: restart is not a field: there are command, count, cpu, hosts, memory, "
          "name, schedule, stop_signal, stop_timeout, tasks"),
-        (WORKER | {"command": "a 'b"}, "worker: 'a 'b' is not a command: No closing quotation"),
-        (WORKER | {"count": 0}, "worker: count '0' is not a whole number from 1 to 64"),
-        (WORKER | {"count": 65}, "worker: count '65' is not a whole number from 1 to 64"),
-        (WORKER | {"count": True}, "worker: count 'True' is not a whole number from 1 to 64"),
-        (WORKER | {"count": 1.5}, "worker: count '1.5' is not a whole number from 1 to 64"),
+        (WORKER | {"command": "a 'b"}, "worker: 'a 'b' is not a command: No closing quotation: write the end of what "
+         "it opens, too"),
+        (WORKER | {"count": 0}, "worker: count '0' is not a whole number: write one from 1 to 64"),
+        (WORKER | {"count": 65}, "worker: count '65' is not a whole number: write one from 1 to 64"),
+        (WORKER | {"count": True}, "worker: count 'True' is not a whole number: write one from 1 to 64"),
+        (WORKER | {"count": 1.5}, "worker: count '1.5' is not a whole number: write one from 1 to 64"),
         (WORKER | {"schedule": "daily", "count": 2}, "worker: count has no meaning for what has a schedule: take one "
          "of them out"),
         (WORKER | {"schedule": "daily\nUser=root"}, "worker: schedule 'daily\nUser=root' is not a time: write one such "
@@ -131,8 +132,8 @@ WORKER = {"name": "worker", "command": "work"}
         (WORKER | {"memory": "512MB"}, "worker: memory '512MB' is not a size: write one such as 512M"),
         (WORKER | {"memory": "100%"}, "worker: memory '100%' is not a size: write one such as 512M"),
         (WORKER | {"cpu": "0.5"}, "worker: cpu '0.5' is not a share of a processor: write one such as 50%"),
-        (WORKER | {"tasks": -1}, "worker: tasks '-1' is not a whole number from 0 to 1048576"),
-        (WORKER | {"stop_timeout": 0}, "worker: stop_timeout '0' is not a whole number from 1 to 86400"),
+        (WORKER | {"tasks": -1}, "worker: tasks '-1' is not a whole number: write one from 0 to 1048576"),
+        (WORKER | {"stop_timeout": 0}, "worker: stop_timeout '0' is not a whole number: write one from 1 to 86400"),
         (WORKER | {"stop_signal": "TERM"}, "worker: stop_signal 'TERM' is not a signal: write one such as SIGTERM"),
     ],
 )  # fmt: skip

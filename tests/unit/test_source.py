@@ -185,8 +185,13 @@ def test_a_local_repository_is_taken_at_its_version_or_as_it_lies_there(tmp_path
 
 
 def test_no_option_of_git_can_stand_in_a_url(tmp_path: Path, repository: Path) -> None:
-    with pytest.raises(core.SourceError, match=r"^app_source: .*cannot be read with git"):
-        resolve(tmp_path, f"git+--upload-pack=touch {tmp_path}/ran;")
+    for source in (
+        f"git+--upload-pack=touch {tmp_path}/ran;",
+        f"git+ext::touch {tmp_path}/ran",
+        "ssh://-oProxyCommand=x/y",
+    ):
+        with pytest.raises(core.SourceError, match=r"^app_source: .*is not the URL of a git repository: write it as"):
+            resolve(tmp_path, source)
     assert not (tmp_path / "ran").exists()
 
 
@@ -493,3 +498,76 @@ def test_a_token_goes_to_the_named_host_only(tmp_path: Path, server: Any) -> Non
     bearer = f"Bearer {TOKEN}"
     assert server.seen == [("/private/app.tar.gz", bearer), ("/moved/app.tar.gz", bearer), ("/app.tar.gz", "")]
     assert leaks(tmp_path / "pri", TOKEN) == leaks(tmp_path / "mov", TOKEN) == []
+
+
+# Sources that are pinned.
+
+
+@pytest.fixture
+def signed(tmp_path: Path, repository: Path) -> dict[str, str]:
+    """Keys of alice and mallory; alice has signed tag v2 and the commit that main ends with, mallory tag v3."""
+    keys = {}
+    for name in ("alice", "mallory"):
+        path = tmp_path / name
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+        keys[name] = f"{name}@example.com {' '.join(path.with_suffix('.pub').read_text().split()[:2])}"
+    for name, tag in (("alice", "v2"), ("mallory", "v3")):
+        git(repository, "config", "gpg.format", "ssh")
+        git(repository, "config", "user.signingkey", str(tmp_path / name))
+        git(repository, "tag", "--sign", "--message", tag, tag)
+    git(repository, "config", "user.signingkey", str(tmp_path / "alice"))
+    (repository / "app.py").write_text("app = 5\n")
+    git(repository, "commit", "--quiet", "--all", "--gpg-sign", "--message", "5")
+    return keys
+
+
+@pytest.mark.parametrize("version", ["v2", "main", ""])
+def test_what_a_signer_has_signed_is_taken(
+    tmp_path: Path, repository: Path, signed: dict[str, str], version: str
+) -> None:
+    source = resolve(tmp_path, repository.as_uri(), version, verify="signature", signers=signed["alice"])
+    assert contents(source) == {"app.py": f"app = {4 if version == 'v2' else 5}\n"}
+
+
+@pytest.mark.parametrize("version", ["v1", "v3", "side"])
+def test_what_no_signer_has_signed_is_refused(
+    tmp_path: Path, repository: Path, signed: dict[str, str], version: str
+) -> None:
+    """One is not signed, one by a stranger; neither leaves an archive."""
+    said = rf"(?s)^app_version: '{version}' of .* has no signature of anybody in app_source_signers: .*Sign it"
+    with pytest.raises(core.SourceError, match=said):
+        resolve(tmp_path, repository.as_uri(), version, verify="signature", signers=signed["alice"])
+    assert list((tmp_path / "cache").glob("source-*")) == []
+
+
+def test_settings_of_git_do_not_make_a_signature_good(tmp_path: Path, repository: Path, signed: dict[str, str]) -> None:
+    (tmp_path / ".gitconfig").write_text('[gpg "ssh"]\n  program = /bin/true\n')
+    with pytest.raises(core.SourceError, match="has no signature"):
+        resolve(tmp_path, repository.as_uri(), "v3", verify="signature", signers=signed["alice"])
+
+
+def test_a_commit_can_be_asked_for(tmp_path: Path, repository: Path) -> None:
+    commit = git(repository, "rev-parse", "v1^{commit}")
+    assert resolve(tmp_path, repository.as_uri(), commit, verify="commit").version == commit
+    for version in ("v1", "main", "", commit[:12]):
+        with pytest.raises(core.SourceError, match=r"^app_version: .* is not a whole commit"):
+            resolve(tmp_path, repository.as_uri(), version, verify="commit")
+
+
+@pytest.mark.parametrize("verify", ["commit", "signature"])
+def test_nothing_but_a_repository_can_be_pinned_like_that(tmp_path: Path, tree: Path, verify: str) -> None:
+    for source in (tree, "pypi:httpbin==0.10.2"):
+        with pytest.raises(core.SourceError, match=rf"^app_source_verify: '{verify}' is for git repositories"):
+            resolve(tmp_path, source, verify=verify)
+
+
+def test_signers_are_named(tmp_path: Path, repository: Path) -> None:
+    for signers in ("", "# nobody", "alice", "alice@example.com AAAA"):
+        with pytest.raises(core.SourceError, match=r"^app_source_signers: names nobody"):
+            resolve(tmp_path, repository.as_uri(), "v1", verify="signature", signers=signers)
+
+
+def test_an_archive_is_known_by_its_digest(tmp_path: Path, tree: Path) -> None:
+    source = resolve(tmp_path, tree)
+    assert source.archive is not None
+    assert source.checksum == hashlib.sha256(Path(source.archive).read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused
+from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
@@ -278,3 +278,8 @@ def test_no_healthy_server_is_an_error(host: Host, address: str) -> None:
 def test_bad_backends_are_refused(change: dict[str, Any], said: str) -> None:
     backend = {**BACKEND, "servers": SERVERS[:1], **change}
     assert said in refused("load_balancer", "wsgi.fleet.load_balancer", {"load_balancer_backends": [backend]})
+
+
+def test_whatever_passes_validation_is_accepted(host: Host) -> None:
+    """Many odd settings, each of which becomes a configuration that the service itself can read."""
+    assert refused_by_checker(host, "haproxy") == ""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused
+from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
@@ -357,3 +357,8 @@ def test_bad_sites_are_refused(site: dict[str, Any], said: str) -> None:
 def test_a_proxy_must_be_an_address() -> None:
     said = refused("nginx", "wsgi.fleet.nginx", {"nginx_trusted_proxies": ["lb.example.com"]})
     assert "nginx_trusted_proxies: 'lb.example.com' is not an address" in said
+
+
+def test_whatever_passes_validation_is_accepted(host: Host) -> None:
+    """Many odd settings, each of which becomes a configuration that the service itself can read."""
+    assert refused_by_checker(host, "nginx") == ""

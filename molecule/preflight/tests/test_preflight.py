@@ -108,12 +108,12 @@ def told_of_values(tmp_path_factory: pytest.TempPathFactory) -> str:
         "app_env: the value of SHOP_DEBUG is not text but int: environment variables are text, put it in quotes.",
         "app_build_environment: 'shop-flag' cannot be the name of an environment variable: use letters, digits",
         "app_static: url '/static' must start and end with a slash, such as /static/.",
-        "app_packages: 'libpq5; reboot' is not a package name",
+        "app_packages: 'libpq5; reboot' is not a package name: write one such as libpq5.",
         "app_python: 'python' is not an interpreter: write a path such as /usr/bin/python3.",
         "app_dependencies: cannot be evaluated on preflight-old: 'shop_dependencies_file' is undefined.",
         "app_source_token: the value holds a line break or another control character: take it out.",
         "gunicorn_threads: 'many' is not a number of threads: write a number from 1 on, or auto.",
-        "nginx_gzip: is of type str and we were unable to convert to bool: The value 'perhaps' is not a valid boolean.",
+        "nginx_gzip: 'perhaps' is not of type bool: write true or false.",
     ],
 )
 def test_wrong_values_are_all_told_at_once(told_of_values: str, said: str) -> None:

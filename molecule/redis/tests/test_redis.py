@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fleet_testing import refused
+from fleet_testing import refused, refused_by_checker
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from testinfra.host import Host
@@ -121,3 +121,8 @@ def test_bad_configuration_leaves_the_old_one(host: Host, shop: Redis) -> None:
 def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
     """Each message names the variable and what to write instead."""
     assert said in refused("redis", "wsgi.fleet.redis", variables)
+
+
+def test_whatever_passes_validation_is_accepted(host: Host) -> None:
+    """Many odd settings, each of which becomes a configuration that the service itself can read."""
+    assert refused_by_checker(host, "redis") == ""
