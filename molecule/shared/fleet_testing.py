@@ -5,6 +5,7 @@ Tests import what is not a fixture: ``from fleet_testing import ask``.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -258,6 +259,12 @@ def app_environment(folder: Path, groups: Mapping[str, Mapping[str, Any]], **var
     return found
 
 
+def put(host: Host, path: str, text: str) -> None:
+    """Write a file that only root can read, and whose text does not stand in the journal as one of a command."""
+    encoded = base64.b64encode(text.encode()).decode()
+    host.run_expect([0], "install -m 0600 /dev/null %s && printf %%s %s | base64 -d >%s", path, encoded, path)
+
+
 @dataclass(frozen=True)
 class Cached:
     """An application that caches (files/cached.py), on a host that has the libraries (clients.yml)."""
@@ -271,7 +278,7 @@ class Cached:
         """Start it with the settings of its environment, in the place of one that runs."""
         lines = "".join(f"{name}={json.dumps(value)}\n" for name, value in environment.items())
         self.host.run_test("systemctl stop cached; systemctl reset-failed cached")
-        self.host.run_test("install -m 0600 /dev/null /opt/clients/env && printf %%s %s >/opt/clients/env", lines)
+        put(self.host, "/opt/clients/env", lines)
         self.host.run_expect(
             [0],
             "systemd-run --unit=cached --property=EnvironmentFile=/opt/clients/env"

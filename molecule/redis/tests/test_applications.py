@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_testing import Cached, app_environment, hosts_of_scenario
+from fleet_testing import Cached, app_environment, hosts_of_scenario, put
 from redis import Redis
 
 OLD, NEW = "172.31.78.31", "172.31.78.32"
@@ -39,9 +39,10 @@ def test_libraries_work_as_documented(environment: dict[str, str], tmp_path: Pat
     """redis-py, Flask-Limiter, Flask-Session, Flask-Caching and a worker of Celery, each below the app's prefix."""
     host = hosts_of_scenario()["redis-new"]
     program = Path(__file__).parents[1].joinpath("files/clients.py").read_text()
-    host.run_test("install -d /opt/clients/try && printf %%s %s >/opt/clients/try/clients.py", program)
+    host.run_expect([0], "install -d /opt/clients/try")
+    put(host, "/opt/clients/try/clients.py", program)
     lines = "".join(f"{name}={json.dumps(value)}\n" for name, value in {**environment, "APP_NAME": "shop"}.items())
-    host.run_test("install -m 0600 /dev/null /opt/clients/try/env && printf %%s %s >/opt/clients/try/env", lines)
+    put(host, "/opt/clients/try/env", lines)
     done = host.run(
         "systemd-run --quiet --wait --pipe --property=EnvironmentFile=/opt/clients/try/env"
         " --property=RuntimeMaxSec=150 /opt/clients/bin/python /opt/clients/try/clients.py"
