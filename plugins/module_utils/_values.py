@@ -571,6 +571,21 @@ def _redis_bind(value: Any) -> str | None:
     )
 
 
+#: What the role decides itself, by a variable or in its unit.
+MEMCACHED_OWNED = re.compile(
+    r"-[lpUumcIsdPhVSY]|--(?:listen|port|udp-port|user|memory-limit|conn-limit|max-item-size|unix-socket|daemon|pidfile"
+    r"|enable-sasl|auth-file)(?![A-Za-z0-9-])"
+)
+
+
+def _memcached_option(value: Any) -> str | None:
+    if not isinstance(value, str) or not re.fullmatch(r"-[A-Za-z0-9-]+(?:[ =][A-Za-z0-9_.,:=/-]+)?", value):
+        return f"{show(value)} is not one option with its value: write one such as '-t 8' or '-o modern'"
+    if MEMCACHED_OWNED.match(value):
+        return f"{show(value)} is decided by a variable of the role, or by its unit: take it out"
+    return None
+
+
 def _redis_users(value: Any) -> str | None:
     names = []
     for user in _entries(value, "a user", "{name: shop, password: '…', keys: ['shop:*']}"):
@@ -590,7 +605,7 @@ def _redis_users(value: Any) -> str | None:
             )
         key = pattern(REDIS_KEY, "cannot be a pattern of keys: leave spaces and quotation marks out, as in shop:*")
         rule = pattern(REDIS_RULE, "is not a rule of Redis: write one such as +flushdb")
-        if found := _first(user, {"keys": each(key), "rules": each(rule)}):
+        if found := _first(user, {"keys": each(key), "channels": each(key), "rules": each(rule)}):
             return f"'{name}': {found}"
         if undoing := sorted(REDIS_UNDOING & {str(item).lower() for item in user.get("rules") or []}):
             return f"'{name}': the rule '{undoing[0]}' would undo its name or password: take it out"
@@ -751,6 +766,10 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "load_balancer_server_timeout": (1, 86400),
     "load_balancer_connect_timeout": (1, 3600),
     "load_balancer_drain_timeout": (1, 86400),
+    "memcached_port": (1, 65535),
+    "memcached_memory_mb": (16, 16777216),
+    "memcached_value_mb": (1, 1024),
+    "memcached_connections": (1, 1000000),
     "nginx_worker_connections": (64, 1000000),
     "nginx_worker_open_files": (64, 1000000),
     "nginx_client_header_timeout": (1, 86400),
@@ -763,6 +782,7 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "nginx_status_port": (1, 65535),
     "redis_port": (1, 65535),
     "redis_memory_mb": (16, 16777216),
+    "redis_connections": (1, 1000000),
     "tune_connections": (1, 1000),
     "tune_rounds": (1, 100),
     "uwsgi_cheaper": (0, 9999),
@@ -783,8 +803,9 @@ WHOLE: Mapping[str, tuple[int, int]] = {
 SWITCHES = (
     "app_install", "app_primary", "granian_access_log", "gunicorn_access_log", "gunicorn_preload", "host_time_sync",
     "load_balancer_access_log", "load_balancer_hsts_include_subdomains", "load_balancer_install",
-    "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "nginx_access_log", "nginx_gzip",
-    "nginx_install", "nginx_ipv6", "preflight_contact", "redis_install", "uwsgi_access_log", "uwsgi_stats",
+    "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "memcached_install",
+    "nginx_access_log", "nginx_gzip", "nginx_install", "nginx_ipv6", "preflight_contact", "redis_install",
+    "redis_persistence", "uwsgi_access_log", "uwsgi_stats",
 )  # fmt: skip
 #: What is turned into true or false first.
 LOOSE_SWITCHES = (
@@ -793,10 +814,10 @@ LOOSE_SWITCHES = (
 )  # fmt: skip
 #: What is one of the words of its argument specification.
 CHOICES = (
-    "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
+    "app_cache_module", "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
     "granian_log_level",
     "gunicorn_log_level", "gunicorn_worker_class", "load_balancer_algorithm", "load_balancer_tls_profile",
-    "redis_memory_policy", "uwsgi_package",
+    "redis_memory_policy", "redis_purpose", "uwsgi_package",
 )  # fmt: skip
 
 #: What a single value must be like, beside its type.
@@ -882,6 +903,9 @@ VALUES: Mapping[str, Check] = {
     ),
     "nginx_trusted_proxies": each(network),
     "nginx_worker_processes": _nginx_processes,
+    "memcached_bind": each(address),
+    "memcached_allow": each(network),
+    "memcached_options": each(_memcached_option),
     "redis_bind": each(_redis_bind),
     "redis_settings": _redis_settings,
     "redis_users": _redis_users,

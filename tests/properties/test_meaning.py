@@ -225,8 +225,10 @@ def test_users_of_redis_are_those_that_were_asked_for() -> None:
         for user, words in zip(settings["redis_users"], lines[1:], strict=True):
             digest = hashlib.sha256(user["password"].encode()).hexdigest()
             keys = [f"~{key}" for key in user["keys"]]
-            rules = ["+@all", "-@admin", "-@dangerous", "+keys", "+info", *user.get("rules", [])]
-            assert words == ["user", user["name"], "on", f"#{digest}", *keys, *rules]
+            channels = [f"&{channel}" for channel in user.get("channels", [])]
+            listing = ["+keys"] if settings.get("redis_purpose", "cache") == "cache" else []
+            rules = ["+@all", "-@admin", "-@dangerous", "+info", *listing, *user.get("rules", [])]
+            assert words == ["user", user["name"], "on", f"#{digest}", *keys, *channels, *rules]
 
     each("redis users")(look)
 
