@@ -814,7 +814,8 @@ LOOSE_SWITCHES = (
 )  # fmt: skip
 #: What is one of the words of its argument specification.
 CHOICES = (
-    "app_cache_module", "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
+    "app_cache_module",
+    "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
     "granian_log_level",
     "gunicorn_log_level", "gunicorn_worker_class", "load_balancer_algorithm", "load_balancer_tls_profile",
     "redis_memory_policy", "redis_purpose", "uwsgi_package",
