@@ -52,6 +52,14 @@ MARKS = {
 #: one after the other, and one of them may have taken all four.
 AT_ONCE = {model: 5.0 if model == "gunicorn tornado" else 2.7 for model in MODELS}
 
+#: Kills all processes of an instance, and ends once none of them can take a request any more.
+DEATH = """
+unit=%s; main=$(systemctl show --property MainPID --value $unit)
+processes="$main $(pgrep --parent $main)"
+systemctl kill --signal=KILL $unit
+for process in $processes; do while kill -0 $process 2>/dev/null; do sleep 0.02; done; done
+"""
+
 #: The releases of the example by model and host, as they were deployed.
 RELEASES: dict[str, dict[str, str]] = {}
 
@@ -182,7 +190,7 @@ def test_a_restart_turns_nobody_away(model: str) -> None:
     assert not load.result.failures, load.result.explain()
     # A request in flight dies with its process, so that there is none.
     for name, host in hosts.items():
-        host.check_output("systemctl kill --signal=KILL %s", units[name])
+        host.check_output(DEATH, units[name])
         assert upload(name, b"x").status == 201
         assert host.check_output("systemctl show --property NRestarts --value %s", units[name]) == "1"
 
