@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import re
+import time
 from typing import Any
 
 import pytest
