@@ -109,7 +109,7 @@ def started(name: str, app: str, variables: Mapping[str, Any] | None, scaled: bo
     chosen = {**({"app_name": app} if app else {}), **(variables or {})}
     inventories = ("hosts.yml", "scale.yml") if scaled else ("hosts.yml",)
     done = run_playbook(f"{name}.yml", "--extra-vars", json.dumps(chosen), inventories=inventories)
-    assert "WARNING" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout + done.stderr, done.stdout + done.stderr
     return done
 
 
