@@ -842,7 +842,8 @@ VALUES: Mapping[str, Check] = {
     "app_profile_directory": _path,
     "app_profile_requirement": _requirement_of("py-spy"),
     "app_profile_seconds": number(0.1, 3600),
-    "app_profiler_password": secret(12),
+    # Without a profiler there is none.
+    "app_profiler_password": lambda value: None if value == "" else secret(12)(value),
     "app_profiler_requirement": _requirement_of("flask-profiler"),
     "app_release_key": secret(0),
     "app_rollback_to": _label,
