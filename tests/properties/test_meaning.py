@@ -79,7 +79,7 @@ NGINX_SECONDS = {
 def test_nginx_conf_means_what_was_asked() -> None:
     def look(settings: Settings, text: str) -> None:
         tree = parse_nginx(text)
-        assert [words[0] for words, _ in tree if words[0] not in ("events", "http", "include")] == [
+        assert [words[0] for words, _block in tree if words[0] not in ("events", "http", "include")] == [
             "user", "worker_processes", "worker_rlimit_nofile", "worker_shutdown_timeout", "pid", "error_log",
         ]  # fmt: skip
         http = inner(tree, "http")
@@ -126,9 +126,9 @@ def look_at_site(site: dict[str, Any], http: Block, server: Block, settings: Set
     if maintenance := site.get("maintenance"):
         identifier = site["name"].replace("-", "_")
         allowed = inner(http, "geo", f"$site_{identifier}_may_pass")
-        assert [words[0] for words, _ in allowed] == ["default", *maintenance.get("allow", [])]
+        assert [words[0] for words, _block in allowed] == ["default", *maintenance.get("allow", [])]
         passing = inner(http, "map", f"$from_host$from_check$site_{identifier}_may_pass $uri")
-        paths = [words[0].removeprefix("000 ") for words, _ in passing[5:]]
+        paths = [words[0].removeprefix("000 ") for words, _block in passing[5:]]
         assert paths == list(dict.fromkeys(maintenance.get("pass", [])))
 
 
