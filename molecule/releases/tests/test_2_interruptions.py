@@ -212,7 +212,7 @@ def small_disk(fleet: Fleet) -> Iterator[Callable[[bool], None]]:
         "mkdir /mnt/full && mount -t tmpfs -o size=600m tmpfs /mnt/full && cp -a /srv/shop/. /mnt/full/"
         " && mount --bind /mnt/full /srv/shop"
         # Services see the mounts that there were when they started.
-        " && systemctl restart nginx",
+        " && systemctl restart nginx 'shop@*'",
     )
     wait_for_all(fleet)
 
@@ -230,7 +230,7 @@ def small_disk(fleet: Fleet) -> Iterator[Callable[[bool], None]]:
     on(
         "app2",
         "umount /srv/shop && cp -a --remove-destination /mnt/full/. /srv/shop/"
-        " && umount /mnt/full && rmdir /mnt/full && systemctl restart nginx",
+        " && umount /mnt/full && rmdir /mnt/full && systemctl restart nginx 'shop@*'",
     )
     wait_for_all(fleet)
     next_deploy(fleet)
