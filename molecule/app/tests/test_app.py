@@ -208,7 +208,12 @@ def test_layout(host: Host) -> None:
     ]
     assert host.check_output(f"readlink {release}/app.sock") == f"/run/shop/{at.release}/app.sock"
     assert host.check_output(f"readlink {release}/build") == f"../../builds/{at.build}"
-    assert host.check_output(f"ls -A /srv/shop/builds/{at.build}").split() == ["build.json", "code", "sbom.cdx.json", "venv"]
+    assert host.check_output(f"ls -A /srv/shop/builds/{at.build}").split() == [
+        "build.json",
+        "code",
+        "sbom.cdx.json",
+        "venv",
+    ]
     assert host.file("/srv/shop/current/build/code/shop/static/style.css").mode == 0o644
 
 
