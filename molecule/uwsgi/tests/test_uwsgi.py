@@ -564,7 +564,7 @@ INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "
             "uwsgi_settings: chdir, http-socket follows from how an instance is wired and cannot be set",
         ),
         ({"uwsgi_settings": {"max_requests": 1}}, "uwsgi_settings: 'max_requests' is not the name of an option"),
-        ({"uwsgi_settings": {"env": "A=1\nB=2"}}, r'uwsgi_settings: "A=1\nB=2" cannot stand in one line'),
+        ({"uwsgi_settings": {"env": "A=1\nB=2"}}, r"uwsgi_settings: 'A=1\nB=2' holds a line break"),
         (
             {"uwsgi_processes": 2, "uwsgi_threads": 1, "uwsgi_cheaper": 2},
             "uwsgi_cheaper: 2 is not below uwsgi_processes, which is 2",
