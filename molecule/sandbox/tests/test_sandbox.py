@@ -297,11 +297,11 @@ def test_only_running_units_that_changed_are_restarted(host: Host) -> None:
                 "sandbox_units": ["nginx"],
                 "sandbox_profiles": {"nginx": {"write_paths": ["/run\nExecStartPre=/bin/sh"]}},
             },
-            "write_paths: ''/run\\nExecStartPre=/bin/sh'' cannot stand in a unit",
+            "sandbox_profiles: ''/run\\nExecStartPre=/bin/sh'' holds a line break",
         ),
         (
             {"sandbox_units": ["nginx"], "sandbox_profiles": {"nginx": {"capabilities": ["CAP_KILL\n"]}}},
-            "capabilities: ''CAP_KILL\\n'' cannot stand in a unit",
+            "sandbox_profiles: ''CAP_KILL\\n'' holds a line break",
         ),
         (
             {"sandbox_units": ["../x"], "sandbox_profiles": {"../x": {}}},
