@@ -51,6 +51,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._values import (
     STATIC_URL,
     VALUES,
     Check,
+    count,
     each,
     environment,
     health_host,
@@ -61,6 +62,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._values import (
     pattern,
     positive,
     show,
+    status_code,
     too_long,
 )
 
@@ -200,15 +202,6 @@ class Problem:
     text: str
 
 
-def _status(value: Any) -> str | None:
-    try:
-        status_range(value)
-    except ReleaseError as error:
-        # The value once more, shortened and with its control characters spelled out.
-        return show(value) + str(error).removeprefix(f"'{value}'")
-    return None
-
-
 def _static(value: Any) -> str | None:
     if not isinstance(value, (list, tuple)):
         return "is not a list: write [{url: /static/, path: shop/static}]"
@@ -294,12 +287,6 @@ def _limits(value: Any) -> str | None:
     return None
 
 
-def _threads(value: Any) -> str | None:
-    if not isinstance(value, bool) and re.fullmatch(r"auto|[1-9][0-9]{0,3}", str(value)):
-        return None
-    return f"{show(value)} is not a number of threads: write a number from 1 on, or auto"
-
-
 CHECKS: Mapping[str, Check] = {
     **VALUES,
     "app_name": pattern(
@@ -312,7 +299,7 @@ CHECKS: Mapping[str, Check] = {
     "app_host_names": each(pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")),
     "app_health_host": health_host,
     "app_health_path": health_path,
-    "app_health_status": each(_status),
+    "app_health_status": each(status_code),
     "app_health_body": _health_body,
     "app_health_deadline": positive,
     "app_worker_memory": positive,
@@ -321,7 +308,7 @@ CHECKS: Mapping[str, Check] = {
     "fleet_cache_memory_share": _share,
     "fleet_app_memory_share": _share,
     "app_limits": _limits,
-    "uwsgi_threads": _threads,
+    "uwsgi_threads": count("threads"),
     "app_maintenance_allow": each(network),
     "app_profiler_allow": each(network),
     "app_profiler_path": pattern(
@@ -773,7 +760,7 @@ def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
         return
     for host in [host for host in hosts if "app" in host.groups][:1]:
         entries = host.variables.get("app_health_status", [])
-        if not isinstance(entries, (list, tuple)) or any(map(_status, entries)):
+        if not isinstance(entries, (list, tuple)) or any(map(status_code, entries)):
             return
         accepting = [entry for entry in entries if 404 in range(status_range(entry)[0], status_range(entry)[1] + 1)]
         if accepting:

@@ -109,10 +109,10 @@ def _is_plain(text: str) -> bool:
     return not any(unicodedata.category(sign) in INVISIBLE for sign in text)
 
 
-def not_plain(value: Any) -> str | None:
-    """Return a text in a value that holds a line break, or a sign that is not to be seen; none where there is none."""
+def _text_in(value: Any, wrong: Callable[[str], bool]) -> str | None:
+    """Return the first text in a value, keys included, that is wrong; none where there is none."""
     if isinstance(value, str):
-        return None if _is_plain(value) else value
+        return value if wrong(value) else None
     if isinstance(value, Mapping):
         # The directives of a site can take several lines.
         items: list[Any] = [*value.keys(), *(item for key, item in value.items() if key != "extra")]
@@ -120,20 +120,17 @@ def not_plain(value: Any) -> str | None:
         items = list(value)
     else:
         return None
-    return next((found for item in items if (found := not_plain(item)) is not None), None)
+    return next((found for item in items if (found := _text_in(item, wrong)) is not None), None)
+
+
+def not_plain(value: Any) -> str | None:
+    """Return a text in a value that holds a line break, or a sign that is not to be seen; none where there is none."""
+    return _text_in(value, lambda text: not _is_plain(text))
 
 
 def too_long(value: Any) -> str | None:
     """Return a text in a value that no line of a file should hold; none where there is none."""
-    if isinstance(value, str):
-        return value if len(value) > LONGEST else None
-    if isinstance(value, Mapping):
-        items: list[Any] = [*value.keys(), *(item for key, item in value.items() if key != "extra")]
-    elif isinstance(value, (list, tuple)):
-        items = list(value)
-    else:
-        return None
-    return next((found for item in items if (found := too_long(item)) is not None), None)
+    return _text_in(value, lambda text: len(text) > LONGEST)
 
 
 # What checks are made of
@@ -436,12 +433,29 @@ def _twice(names: list[str]) -> str | None:
     return next((name for index, name in enumerate(names) if name in names[:index]), None)
 
 
+def _named(value: Any, what: str, example: str, checks: Mapping[str, Check]) -> str | None:
+    """Return what is wrong with a list of dictionaries, of which no two may have one name.
+
+    :param what: what an entry is, with its article.
+    """
+    names = []
+    for entry in _entries(value, what, example):
+        if isinstance(entry, str):
+            return entry
+        if found := _first(entry, checks):
+            return found
+        names.append(str(entry.get("name")))
+    twice = _twice(names)
+    return f"name: '{twice}' is that of two {what.partition(' ')[2]}s: give one of them another" if twice else None
+
+
 _host_name = pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")
 _host_path = pattern(HOST_PATH, "is not the absolute path of a file on the host: write one such as /srv/shop/page.html")
 _port = whole(1, 65535)
 
 
-def _status_code(value: Any) -> str | None:
+def status_code(value: Any) -> str | None:
+    """Check a status of HTTP, or a range of them."""
     try:
         status_range(value)
     except ReleaseError as error:
@@ -485,44 +499,26 @@ def _maintenance(value: Any) -> str | None:
 
 
 def _sites(value: Any) -> str | None:
-    names = []
-    for site in _entries(value, "a site", "{name: shop, upstream: 'unix:/srv/shop/app.sock'}"):
-        if isinstance(site, str):
-            return site
-        checks: dict[str, Check] = {
-            "name": pattern(SITE, "cannot be the name of a site: use lower-case letters, digits and hyphens"),
-            "server_names": each(_host_name),
-            "listen": _port,
-            "upstream": _upstream,
-            "static": _site_static,
-            "maintenance": _maintenance,
-            "buffering": switch,
-            "extra": nginx_directives,
-        }
-        if found := _first(site, checks):
-            return found
-        names.append(str(site.get("name")))
-    twice = _twice(names)
-    return f"name: '{twice}' is that of two sites: give one of them another" if twice else None
+    checks: dict[str, Check] = {
+        "name": pattern(SITE, "cannot be the name of a site: use lower-case letters, digits and hyphens"),
+        "server_names": each(_host_name),
+        "listen": _port,
+        "upstream": _upstream,
+        "static": _site_static,
+        "maintenance": _maintenance,
+        "buffering": switch,
+        "extra": nginx_directives,
+    }
+    return _named(value, "a site", "{name: shop, upstream: 'unix:/srv/shop/app.sock'}", checks)
 
 
 def _servers(value: Any) -> str | None:
-    names = []
-    for server in _entries(value, "a server", "{name: app1, address: 10.0.0.21, port: 80}"):
-        if isinstance(server, str):
-            return server
-        checks = {
-            "name": pattern(
-                BACKEND, "cannot be the name of a server: use letters, digits, dots, hyphens and underscores"
-            ),
-            "address": server_address,
-            "port": _port,
-        }
-        if found := _first(server, checks):
-            return found
-        names.append(str(server.get("name")))
-    twice = _twice(names)
-    return f"name: '{twice}' is that of two servers: give one of them another" if twice else None
+    checks: dict[str, Check] = {
+        "name": pattern(BACKEND, "cannot be the name of a server: use letters, digits, dots, hyphens and underscores"),
+        "address": server_address,
+        "port": _port,
+    }
+    return _named(value, "a server", "{name: app1, address: 10.0.0.21, port: 80}", checks)
 
 
 def server_address(value: Any) -> str | None:
@@ -533,26 +529,16 @@ def server_address(value: Any) -> str | None:
 
 
 def _backends(value: Any) -> str | None:
-    names = []
-    for backend in _entries(value, "a backend", "{name: shop, servers: [{name: app1, address: 10.0.0.21}]}"):
-        if isinstance(backend, str):
-            return backend
-        checks: dict[str, Check] = {
-            "name": pattern(
-                BACKEND, "cannot be the name of a backend: use letters, digits, dots, hyphens and underscores"
-            ),
-            "host_names": each(_host_name),
-            "servers": _servers,
-            "health_path": health_path,
-            "health_host": health_host,
-            "health_status": each(_status_code),
-            "wait": switch,
-        }
-        if found := _first(backend, checks):
-            return found
-        names.append(str(backend.get("name")))
-    twice = _twice(names)
-    return f"name: '{twice}' is that of two backends: give one of them another" if twice else None
+    checks: dict[str, Check] = {
+        "name": pattern(BACKEND, "cannot be the name of a backend: use letters, digits, dots, hyphens and underscores"),
+        "host_names": each(_host_name),
+        "servers": _servers,
+        "health_path": health_path,
+        "health_host": health_host,
+        "health_status": each(status_code),
+        "wait": switch,
+    }
+    return _named(value, "a backend", "{name: shop, servers: [{name: app1, address: 10.0.0.21}]}", checks)
 
 
 health_host = pattern(
@@ -683,12 +669,6 @@ def _candidates(value: Any) -> str | None:
             if name != "app_server" and not re.fullmatch(r"(?:gunicorn|uwsgi|granian)_[a-z_]{1,60}", str(name)):
                 return f"{show(name)} is no variable of an app server: write one such as gunicorn_threads"
     return None
-
-
-def _nginx_processes(value: Any) -> str | None:
-    if not isinstance(value, bool) and re.fullmatch(r"auto|[1-9][0-9]{0,3}", str(value)):
-        return None
-    return f"{show(value)} is not a number of processes: write a number from 1 on, or auto"
 
 
 def count(what: str) -> Check:
@@ -904,7 +884,7 @@ VALUES: Mapping[str, Check] = {
         CACHE_CONTROL, "is not a value of Cache-Control: write one such as public, max-age=3600"
     ),
     "nginx_trusted_proxies": each(network),
-    "nginx_worker_processes": _nginx_processes,
+    "nginx_worker_processes": count("processes"),
     "memcached_bind": each(address),
     "memcached_allow": each(network),
     "memcached_options": each(_memcached_option),

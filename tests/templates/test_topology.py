@@ -191,6 +191,19 @@ SITES = [
     },
 ]
 
+#: What an app is told of a Redis at 192.0.2.30.
+REDIS_ENV = {
+    "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
+    "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
+    "FLASK_CACHE_REDIS_PORT": "6379",
+    "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
+    "FLASK_CACHE_KEY_PREFIX": "shop:",
+    "FLASK_CACHE_OPTIONS": (
+        '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null}'
+    ),
+    "REDIS_URL": "redis://shop:p%40ss%20word@192.0.2.30:6379/0",
+}
+
 FLEETS = {
     "one host in all groups": Fleet(
         groups={
@@ -292,15 +305,7 @@ FLEETS = {
         everywhere={
             "fleet_app_env": {
                 "FLASK_SECRET_KEY": "battery staple",
-                "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
-                "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
-                "FLASK_CACHE_REDIS_PORT": "6379",
-                "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
-                "FLASK_CACHE_KEY_PREFIX": "shop:",
-                "FLASK_CACHE_OPTIONS": (
-                    '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null}'
-                ),
-                "REDIS_URL": "redis://shop:p%40ss%20word@192.0.2.30:6379/0",
+                **REDIS_ENV,
             },
             "fleet_app_balancers": [{"name": "lb1", "url": "http://127.0.0.1:80/health"}],
             # In the order of the inventory.
@@ -810,17 +815,7 @@ CACHES = {
             "app1": {
                 "__fleet_cache_backend": "redis",
                 "fleet_app_cache_module": "wsgi_fleet_redis",
-                "fleet_app_env": {
-                    "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisCache",
-                    "FLASK_CACHE_REDIS_HOST": "192.0.2.30",
-                    "FLASK_CACHE_REDIS_PORT": "6379",
-                    "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
-                    "FLASK_CACHE_KEY_PREFIX": "shop:",
-                    "FLASK_CACHE_OPTIONS": (
-                        '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null}'
-                    ),
-                    "REDIS_URL": "redis://shop:p%40ss%20word@192.0.2.30:6379/0",
-                },
+                "fleet_app_env": REDIS_ENV,
             },
             "app2": {
                 "__fleet_cache_backend": "memcached",

@@ -299,7 +299,7 @@ REGISTRY = """
 [[package]]
 name = "flask"
 version = "3.1.2"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.com/simple" }
 sdist = { url = "https://example.com/flask.tar.gz", hash = "sha256:00", size = 1 }
 wheels = [
     { url = "https://example.com/flask.whl", hash = "sha256:00", size = 1 },
@@ -316,7 +316,7 @@ OWN = '[[package]]\nname = "shop"\nversion = "1"\nsource = { virtual = "." }\n'
         (REGISTRY.replace(', hash = "sha256:00", size = 1 },', " },"), "flask"),
         (REGISTRY + OWN.replace('virtual = "."', 'git = "https://example.com/x?rev=1#1"'), "shop"),
         (REGISTRY + OWN.replace('virtual = "."', 'directory = "../x"'), "shop"),
-        (REGISTRY + OWN.replace('virtual = "."', 'registry = "https://pypi.org/simple"'), "shop"),
+        (REGISTRY + OWN.replace('virtual = "."', 'registry = "https://index.example.com/simple"'), "shop"),
     ],
 )
 def test_what_a_lock_leaves_without_a_hash_is_named(lock: str, name: str | None) -> None:
