@@ -26,6 +26,8 @@ SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.y
 STEPS = ("create", "converge", "idempotence", "verify")
 #: Escape sequences of colours, ECMA-48.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+#: What says why a scenario failed: lines of pytest, inside the frame that Molecule may draw, and of Ansible.
+WRONG = re.compile(r"^[ │]*(?:(?:FAILED|ERROR|CRITICAL) |E  |fatal: |failed: |\[ERROR\])")
 #: How many scenarios run at a time.
 LANES = 2
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
@@ -46,6 +48,13 @@ class Run:
     status: int
     output: str
     seconds: float
+
+
+def told(run: Run) -> str:
+    """Return what a scenario printed, with what went wrong in front, since a report may show its beginning only."""
+    lines = run.output.splitlines()
+    wrong = [line.strip(" │") for line in lines if WRONG.match(line)]
+    return "\n".join([*wrong[:50], "", "The whole output:", *lines])
 
 
 def molecule_test(scenario: str) -> Run:
@@ -92,11 +101,11 @@ def test_scenario(scenario: str, runs: dict[str, Future[Run]]) -> None:
     """Every step has run, on hosts, with all of its tests."""
     run = runs[scenario].result()
     print(f"{scenario}: {run.seconds:.0f} s")
-    assert run.status == 0, run.output
+    assert run.status == 0, told(run)
     for step in STEPS:
         # The sign between the two depends on the terminal.
         assert re.search(rf"^{scenario} \S+ {step}: Executed: Successful$", run.output, re.MULTILINE), (
-            f"{step} did not run\n{run.output}"
+            f"{step} did not run\n{told(run)}"
         )
-    assert re.search(r"=+ \d+ passed in ", run.output), f"no test of the scenario ran\n{run.output}"
-    assert not re.search(r"\d+ (?:failed|skipped|xfailed|deselected)", run.output), run.output
+    assert re.search(r"=+ \d+ passed in ", run.output), f"no test of the scenario ran\n{told(run)}"
+    assert not re.search(r"\d+ (?:failed|skipped|xfailed|deselected)", run.output), told(run)

@@ -19,7 +19,7 @@ def test_serves_its_user_over_the_network(shop: Redis) -> None:
     """A user reads and writes its own keys, and clears them like Flask-Caching does."""
     assert shop.set("shop:greeting", "hello", ex=60)
     assert shop.get("shop:greeting") == "hello"
-    assert shop.keys("shop:*") == ["shop:greeting"]
+    assert "shop:greeting" in shop.keys("shop:*")
     assert shop.delete("shop:greeting") == 1
 
 
