@@ -387,6 +387,18 @@ def hosts_of_scenario() -> dict[str, Host]:
     return {host.backend.get_hostname(): host for host in found}
 
 
+def wait_for_clients(host: Host, where: str, count: int) -> None:
+    """Wait until so many connections to a unix socket are open, accepted or not, and another moment for the requests.
+
+    :param where: the path that the socket was bound to.
+    """
+    end = time.monotonic() + 20
+    while host.check_output("ss -xH state established").count(f" {where} ") < count:
+        assert time.monotonic() < end, f"there are not {count} clients at {where}"
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
 _ASK_SOCKET = """
 import http.client, json, socket, sys
 where, path, headers, timeout = json.loads(sys.argv[1])

@@ -91,8 +91,8 @@ ANYTHING = st.text(max_size=20) | st.text("ab \"'\\$%{};#\n:@/(", max_size=12) |
 
 
 def mostly(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw something else one time in twenty."""
-    return st.integers(0, 19).flatmap(lambda number: ANYTHING if number == 13 else strategy)
+    """Draw something else one time in fifty."""
+    return st.integers(0, 49).flatmap(lambda number: ANYTHING if number == 13 else strategy)
 
 
 def matching(expression: str) -> st.SearchStrategy[str]:
@@ -134,6 +134,20 @@ def entry(required: Settings, optional: Settings) -> st.SearchStrategy[Settings]
     )
 
 
+def options(required: Settings, optional: Settings) -> st.SearchStrategy[Settings]:
+    """Draw the variables of a role: all of its switches on, all off, or any of the options."""
+    switches = [name for name, value in optional.items() if value is SWITCH]
+    return SWITCH.flatmap(
+        lambda some: (
+            st.fixed_dictionaries(required, optional=optional)
+            if some
+            else SWITCH.flatmap(
+                lambda on: st.fixed_dictionaries({**required, **dict.fromkeys(switches, st.just(on))}),
+            )
+        )
+    )
+
+
 STATIC = entry({"url": matching(r"/([A-Za-z0-9._~-]{1,20}/){1,4}"), "path": HOST_PATH}, {})
 MAINTENANCE = entry(
     {"page": HOST_PATH},
@@ -157,9 +171,9 @@ SITE = entry(
     },
 )
 NUMBERS_OF_NGINX = [name for name in WHOLE if name.startswith("nginx_")]
-NGINX = st.fixed_dictionaries(
+NGINX = options(
     {"nginx_sites": st.lists(SITE, min_size=1, max_size=3)},
-    optional={
+    {
         **{name: whole(name) for name in NUMBERS_OF_NGINX},
         "nginx_trusted_proxies": mostly(st.lists(NETWORK, max_size=4)),
         "nginx_ipv6": SWITCH,
@@ -194,9 +208,9 @@ BACKEND = entry(
 NUMBERS_OF_HAPROXY = [
     name for name in WHOLE if name.startswith("load_balancer_") and "hsts" not in name and "tls" not in name
 ]
-HAPROXY = st.fixed_dictionaries(
+HAPROXY = options(
     {"load_balancer_backends": st.lists(BACKEND, min_size=1, max_size=3)},
-    optional={
+    {
         **{name: whole(name) for name in NUMBERS_OF_HAPROXY},
         "load_balancer_trusted_proxies": mostly(st.lists(NETWORK, max_size=4)),
         "load_balancer_ipv6": SWITCH,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, ask, ask_raw, ask_socket, hosts_of_scenario, refused
+from fleet_testing import Load, apply_role, ask, ask_raw, ask_socket, hosts_of_scenario, refused, wait_for_clients
 from testinfra.host import Host
 
 #: Releases under Granian, of which the first is current, and one under Gunicorn.
@@ -189,8 +189,9 @@ def test_a_streamed_answer_arrives_piece_by_piece(address: str) -> None:
     connection.request("GET", "/streamed")
     response = connection.getresponse()
     assert response.readline() == b"0\n"
-    assert time.monotonic() - before < 1.5
+    first = time.monotonic() - before
     assert response.read() == b"1\n2\n3\n4\n"
+    assert first < (time.monotonic() - before) / 2
     connection.close()
 
 
@@ -216,7 +217,7 @@ def test_answers_that_break_off_take_no_thread_for_long(address: str) -> None:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         before = time.monotonic()
         assert {answer.status for answer in pool.map(lambda _turn: ask(address, "/slow"), range(16))} == {200}
-        assert time.monotonic() - before < 4.5
+        assert time.monotonic() - before < 10
 
 
 def test_a_status_that_is_none_is_an_error_and_no_more(address: str, host: Host) -> None:
@@ -254,7 +255,7 @@ def test_a_request_in_flight_is_answered_when_the_instance_stops(host: Host) -> 
     """Stopping waits for the answers, of all threads, and then nothing listens any more."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         slow = [pool.submit(echo, host, path="/slow") for _turn in range(4)]
-        time.sleep(1)
+        wait_for_clients(host, f"/run/echo/{CURRENT}/app.sock", 4)
         assert not any(answer.done() for answer in slow)
         host.run_test(f"systemctl stop {UNIT}")
         assert {answer.result()["release"] for answer in slow} == {CURRENT}
@@ -271,7 +272,7 @@ def test_requests_that_wait_for_a_thread_are_answered_when_the_instance_stops(ho
     number = 3 * 8 * int(host.check_output("nproc"))
     with concurrent.futures.ThreadPoolExecutor(number) as pool:
         slow = [pool.submit(ask, address, "/slow", timeout=30) for _turn in range(number)]
-        time.sleep(1)
+        wait_for_clients(host, f"/run/echo/{CURRENT}/app.sock", number)
         host.run_test(f"systemctl stop {UNIT}")
         assert [answer.result().status for answer in slow] == [200] * number
     assert show(host, "Result") == "success"
@@ -395,7 +396,7 @@ def test_connections_that_nobody_has_taken_are_answered_when_the_instance_stops(
             assert holds_soon(lambda host=host: bool(echo(host)))  # type: ignore[misc]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 asked = pool.submit(host.run, "runuser -u www-data -- python3 -c %s", WAITING)
-                time.sleep(1.5)
+                wait_for_clients(host, f"/run/echo/{CURRENT}/app.sock", 400)
                 host.run_test(f"systemctl stop {UNIT}")
                 assert asked.result().stdout.split() == ["400"], asked.result().stderr
             assert show(host, "Result") == "success"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet_testing import apply_role, ask_socket, hosts_of_scenario, refused
+from fleet_testing import apply_role, ask_socket, hosts_of_scenario, refused, wait_for_clients
 from testinfra.host import Host
 
 UNIT = "echo@aaaaaaaaaaaa.service"
@@ -106,7 +106,7 @@ def test_a_request_in_flight_is_answered_when_the_instance_stops(host: Host) -> 
     """Stopping waits for the answer, and then nothing listens any more."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(echo, host, path="/slow")
-        time.sleep(1)
+        wait_for_clients(host, "/run/echo/aaaaaaaaaaaa/app.sock", 1)
         assert not slow.done()
         host.run_test(f"systemctl stop {UNIT}")
         assert slow.result()["release"] == "aaaaaaaaaaaa"

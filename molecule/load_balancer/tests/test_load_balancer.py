@@ -84,11 +84,11 @@ def test_a_sick_host_gets_no_requests(host: Host, address: str) -> None:
     """A host whose check fails is out after two checks, and back in when it passes again."""
     host.run_test("touch /run/sick-app1")
     try:
-        time.sleep(4)
+        becomes(host, app1="DOWN", app2="UP")
         assert set(served_by(address)) == {"app2"}
     finally:
         host.run_test("rm -f /run/sick-app1")
-    time.sleep(4)
+    becomes(host, app1="UP", app2="UP")
     assert set(served_by(address)) == {"app1", "app2"}
 
 
@@ -99,6 +99,14 @@ def statuses(host: Host) -> dict[str, str]:
     )
     rows = csv.DictReader(said.removeprefix("# ").splitlines())
     return {row["svname"]: row["status"] for row in rows if row["svname"].startswith("app")}
+
+
+def becomes(host: Host, **expected: str) -> None:
+    """Wait until that is what HAProxy says, which takes a few checks."""
+    end = time.monotonic() + 20
+    while (found := statuses(host)) != expected:
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -143,13 +151,11 @@ def test_a_drained_host_stays_out(host: Host, address: str) -> None:
     host.run_test("systemctl reload haproxy")
     done = apply_role(host, "wsgi.fleet.load_balancer", {})
     assert done.returncode == 0, done.stdout
-    time.sleep(3)
-    assert statuses(host) == {"app1": "NOLB", "app2": "UP"}
+    becomes(host, app1="NOLB", app2="UP")
     host.run_test("touch /run/sick-app1; rm /run/drained-app1")
-    time.sleep(3)
-    assert statuses(host)["app1"] == "DOWN"
+    becomes(host, app1="DOWN", app2="UP")
     host.run_test("touch /run/drained-app1; rm /run/sick-app1")
-    time.sleep(3)
+    becomes(host, app1="NOLB", app2="UP")
     assert set(served_by(address)) == {"app2"}
     done = apply_tasks(host, "wsgi.fleet.load_balancer", "drained", {"load_balancer_drain": ["app1"]})
     assert done.returncode == 0, done.stdout
@@ -162,9 +168,11 @@ def test_waiting_for_a_host_has_an_end(host: Host) -> None:
     assert done.returncode == 2
     assert "app1 of shop is UP with 0 open requests." in " ".join(done.stdout.split())
     assert "run site.yml once" in " ".join(done.stdout.split())
-    host.run_test("touch /run/sick-app1; sleep 3")
+    host.run_test("touch /run/sick-app1")
+    becomes(host, app1="DOWN", app2="UP")
     done = apply_tasks(host, "wsgi.fleet.load_balancer", "undrained", chosen)
-    host.run_test("rm /run/sick-app1; sleep 3")
+    host.run_test("rm /run/sick-app1")
+    becomes(host, app1="UP", app2="UP")
     assert done.returncode == 2
     assert "app1 of shop is DOWN." in " ".join(done.stdout.split())
 
@@ -187,7 +195,7 @@ def test_the_last_host_is_not_drained_by_mistake(chosen: dict[str, Any], said: s
 
 @pytest.mark.usefixtures("drained")
 def test_a_drained_host_does_not_count_as_one_that_is_left(host: Host) -> None:
-    time.sleep(3)
+    becomes(host, app1="NOLB", app2="UP")
     done = apply_tasks(host, "wsgi.fleet.load_balancer", "before_drain", {"load_balancer_drain": ["app2"]})
     assert done.returncode == 2
     assert "nobody would be left to serve shop: app1 is NOLB" in " ".join(done.stdout.split())
@@ -203,7 +211,7 @@ def test_a_dead_host_costs_no_request(host: Host, address: str) -> None:
         "systemctl reset-failed echo-1;"
         "systemd-run --unit=echo-1 /usr/bin/python3 /srv/echo/echo.py 127.0.0.11:9000 app1"
     )
-    time.sleep(4)
+    becomes(host, app1="UP", app2="UP")
     # What a killed host was answering is lost with it; it must not be more than those.
     assert len(load.failures) <= load.clients, load.failures
     assert load.requests > 100
