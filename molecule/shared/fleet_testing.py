@@ -388,7 +388,7 @@ def hosts_of_scenario() -> dict[str, Host]:
 
 
 def wait_for_clients(host: Host, where: str, count: int) -> None:
-    """Wait until so many connections to a unix socket are open, accepted or not, and another moment for the requests.
+    """Wait until so many connections to a unix socket have been accepted, and another moment for the requests.
 
     :param where: the path that the socket was bound to.
     """
