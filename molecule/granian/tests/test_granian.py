@@ -397,7 +397,7 @@ def test_connections_that_nobody_has_taken_are_answered_when_the_instance_stops(
             assert holds_soon(lambda host=host: bool(echo(host)))  # type: ignore[misc]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 asked = pool.submit(host.run, "runuser -u www-data -- python3 -c %s", WAITING)
-                assert holds_soon(lambda host=host: host.file("/tmp/all-have-asked").exists)  # type: ignore[misc]
+                assert holds_soon(lambda host=host: host.file("/tmp/all-have-asked").exists)  # type: ignore[misc]  # noqa: S108
                 host.run_test(f"systemctl stop {UNIT}")
                 assert asked.result().stdout.split() == ["400"], asked.result().stderr
             assert show(host, "Result") == "success"
