@@ -304,6 +304,18 @@ def reboot(name: str) -> None:
     raise AssertionError(f"{name} does not come up: {said}")
 
 
+@contextlib.contextmanager
+def starts_again(name: str) -> Iterator[None]:
+    """Start a host's container once it has ended, as a machine starts again that reboots; it must, in the block."""
+    watch = f"docker wait {container(name)} && docker start {container(name)}"
+    with subprocess.Popen(["sh", "-c", watch], stdout=subprocess.DEVNULL) as watcher:
+        try:
+            yield
+            assert watcher.wait(10) == 0
+        finally:
+            watcher.kill()
+
+
 def leave_network(name: str) -> None:
     """Take a host's network away."""
     subprocess.run(["docker", "network", "disconnect", NETWORK, container(name)], check=True)

@@ -735,6 +735,7 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "gunicorn_max_requests": (0, 1000000000),
     "gunicorn_max_requests_jitter": (0, 1000000000),
     "host_package_lists_age": (0, 31536000),
+    "host_reboot_timeout": (1, 86400),
     "load_balancer_port": (1, 65535),
     "load_balancer_tls_port": (1, 65535),
     "load_balancer_status_port": (1, 65535),
@@ -798,7 +799,7 @@ LOOSE_SWITCHES = (
 CHOICES = (
     "app_cache_module",
     "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
-    "granian_log_level",
+    "granian_log_level", "host_reboot",
     "gunicorn_log_level", "gunicorn_worker_class", "load_balancer_algorithm", "load_balancer_tls_profile",
     "redis_memory_policy", "redis_purpose", "uwsgi_package",
 )  # fmt: skip

@@ -69,6 +69,8 @@ DRAIN = [
     "fleet_tune_problems",
     "fleet_undrain_problems",
 ]
+#: What maintain.yml asks.
+MAINTAIN = ["fleet_maintain_hosts", "fleet_maintain_problems"]
 #: What profile.yml asks.
 PROFILE = ["fleet_profile_problems", "fleet_profile_seconds"]
 #: What the cache is, and what the app is told of it.
@@ -112,6 +114,8 @@ PARTS = [
     "__fleet_drain_checks",
     "__fleet_drain_strangers",
     "__fleet_home",
+    "__fleet_maintain_app_hosts",
+    "__fleet_maintain_checks",
     "__fleet_tls",
     "fleet_app_name",
     "fleet_cache_env",
@@ -905,7 +909,13 @@ def answers(
             (inventory / path).write_text(text, encoding="utf-8")
         (directory / "password").write_text("open sesame\n", encoding="utf-8")
         asked = (
-            SECRETS if name == MADE else [*DRAIN, *PROFILE] if name in DRAINS else CACHE if name in CACHES else ASKED
+            SECRETS
+            if name == MADE
+            else [*DRAIN, *MAINTAIN, *PROFILE]
+            if name in DRAINS
+            else CACHE
+            if name in CACHES
+            else ASKED
         )
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
@@ -954,6 +964,26 @@ def test_what_speaks_against_a_drain(answers: Mapping[str, Answers], name: str) 
         # What speaks against bringing a host back speaks against taking it out.
         answer = {key: value for key, value in answers[name].hosts[host].items() if key in DRAIN}
         assert answer == {"fleet_drain_problems": said["fleet_undrain_problems"], **said}
+
+
+def test_what_speaks_against_maintenance(answers: Mapping[str, Answers]) -> None:
+    """Any host of the inventory may be named, and all app hosts are meant by default."""
+    found = answers["drain"].hosts
+    assert {host: said["fleet_maintain_hosts"] for host, said in found.items()} == {
+        "app1": ["app1"],
+        "app2": ["app2", "app1"],
+        "app3": ["app3"],
+        "lb1": ["lb1", "app1"],
+        "lb2": ["app1", "app2", "app3"],
+        "lb3": ["app1", "app2", "app3"],
+        "lb4": ["app1", "app2", "app3"],
+    }
+    assert not any(said["fleet_maintain_problems"] for said in found.values())
+    alone = answers["drain without a load balancer"].hosts["app1"]
+    assert alone["fleet_maintain_problems"] == [
+        "host: nobody would serve while app1 is maintained, since there is no load_balancer in the inventory;"
+        " add -e drain_last=true to bear that."
+    ]
 
 
 def test_what_speaks_against_a_profile(answers: Mapping[str, Answers]) -> None:
@@ -1022,4 +1052,4 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *PROFILE, *CACHE, *PARTS})
+    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *PARTS})

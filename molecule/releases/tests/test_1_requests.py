@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from release_testing import APP_HOSTS, BALANCERS, NAMES, Fleet, on, reboot
+from release_testing import APP_HOSTS, BALANCERS, NAMES, Fleet, on, reboot, starts_again
 
 from tests.load import MIX
 
@@ -107,6 +107,39 @@ def test_app_server(fleet: Fleet, counting: Counting, server: str) -> None:
     assert all(f"/venv/bin/{server}" in unit for unit in units)
 
 
+#: Makes a package, of which each version is offered by a repository of the host's own. The second version puts a file
+#: in the place of a library, and asks app2 to be booted again; the third one cannot be installed.
+OFFER = r"""
+set -eu
+mkdir -p /opt/offered/package/DEBIAN
+cd /opt/offered
+cat >package/DEBIAN/postinst <<'END'
+#!/bin/sh
+set -e
+[ "$1 $2" != "configure 2" ]
+[ "$1 $2" = "configure 1" ] || exit 0
+library=$(ls -d /usr/lib/*/libpcre2-8.so.0.*)
+cp -p "$library" "$library.new"
+mv "$library.new" "$library"
+[ "$(hostname)" != app2 ] || touch /run/reboot-required
+END
+chmod 755 package/DEBIAN/postinst
+version=$1
+printf '%s\n' 'Package: offered' "Version: $version" 'Architecture: all' 'Maintainer: nobody <nobody@example.com>' \
+  'Description: nothing' >package/DEBIAN/control
+dpkg-deb --build package offered.deb
+[ "$version" != 1 ] || dpkg --install offered.deb
+{ dpkg-deb --field offered.deb; echo Filename: ./offered.deb; echo "Size: $(stat -c %s offered.deb)"
+  echo "SHA256: $(sha256sum offered.deb | cut -d' ' -f1)"; } >Packages
+echo 'deb [trusted=yes] file:/opt/offered ./' >/etc/apt/sources.list.d/offered.list
+"""
+
+
+def offer(name: str, version: int) -> None:
+    """Let a host find a version of the package."""
+    on(name, OFFER.replace("version=$1", f"version={version}"))
+
+
 def test_scale_out_and_in(fleet: Fleet, counting: Counting) -> None:
     """One host more gets the release that the others have before it joins, and leaves again."""
     with counting("scale-out by one") as count:
@@ -147,16 +180,48 @@ def test_renewal_of_the_certificate(fleet: Fleet, counting: Counting) -> None:
     assert before != after_it
 
 
-def test_upgrade_of_nginx(fleet: Fleet, counting: Counting) -> None:
-    """The package's own scripts restart nginx, on one host after the other, each drained before."""
-    with counting("upgrade of nginx, drained"):
-        for name in APP_HOSTS:
-            fleet.run("drain.yml", {"host": name})
-            process = on(name, "systemctl show --property MainPID nginx")
-            on(name, "DEBIAN_FRONTEND=noninteractive apt-get install --reinstall --yes nginx nginx-common")
-            on(name, "systemctl restart nginx")
-            assert process != on(name, "systemctl show --property MainPID nginx")
-            fleet.run("undrain.yml", {"host": name})
+def test_maintenance(fleet: Fleet, counting: Counting) -> None:
+    """Every host gets the new version of a package, drained meanwhile, and one of them asks to be booted again.
+
+    The package puts a file in the place of a library that nginx uses, so that nginx is restarted.
+    """
+    for name in APP_HOSTS:
+        for version in (1, 2):
+            offer(name, version)
+    before = {name: on(name, "systemctl show --property MainPID nginx") for name in APP_HOSTS}
+    booted = on("app2", "systemctl show --property UserspaceTimestamp")
+    state = fleet.settled()
+    with counting("maintenance of every host") as count, starts_again("app2"):
+        said = fleet.run("maintain.yml")
+        count.returned = time.monotonic()
+    assert said.count("[wsgi.fleet.host : Boot it again]") == len(APP_HOSTS)
+    for name in APP_HOSTS:
+        assert on(name, "dpkg-query --show --showformat '${Version}' offered") == "2"
+        assert on(name, "systemctl show --property MainPID nginx") != before[name]
+        on(name, "test ! -e /etc/wsgi.fleet/drained && test ! -e /run/reboot-required")
+    assert on("app2", "systemctl show --property UserspaceTimestamp") != booted
+    assert fleet.settled() == state
+    assert set(count.result.hosts_after(count.returned)) == set(APP_HOSTS)
+
+
+def test_maintenance_that_fails(fleet: Fleet, counting: Counting) -> None:
+    """The host stays drained, those after it are left alone, and what to do is said."""
+    state = fleet.settled()
+    for name in APP_HOSTS:
+        offer(name, 3)
+    with counting("maintenance that fails on the first host"):
+        said = fleet.fails("maintain.yml")
+    assert "app1: Upgrade the packages: " in said
+    assert "It stays drained, and nobody notices. No host after it was touched." in said
+    on("app1", "test -e /etc/wsgi.fleet/drained")
+    assert on("app2", "dpkg-query --show --showformat '${Version}' offered") == "2"
+    for name in APP_HOSTS:
+        on(name, "rm -r /opt/offered /etc/apt/sources.list.d/offered.list && dpkg --purge --force-all offered")
+    # It was drained before: so it is left.
+    fleet.run("maintain.yml", {"host": "app1"})
+    on("app1", "test -e /etc/wsgi.fleet/drained")
+    fleet.run("undrain.yml", {"host": "app1"})
+    assert fleet.settled() == state
 
 
 def test_reboot(fleet: Fleet, counting: Counting) -> None:
