@@ -93,7 +93,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Run]]]:
 def test_every_role_has_its_scenario() -> None:
     """One scenario per role, besides those of whole fleets."""
     roles = {path.name for path in ROOT.glob("roles/*")}
-    assert roles | {"fleet", "profiling", "releases", "servers", "single", "two_apps"} == set(SCENARIOS)
+    assert roles | {"acme", "fleet", "profiling", "releases", "servers", "single", "two_apps"} == set(SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
