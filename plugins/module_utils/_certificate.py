@@ -332,8 +332,7 @@ def check_issuable(names: Sequence[str], public: bool) -> None:
     """
     if not names:
         raise CertificateError(
-            "certificate_host_names: is empty: an authority issues for names, so name at least one that clients come "
-            "by (app_host_names)"
+            "certificate_host_names: is empty, and an authority issues for host names: write those that clients come by"
         )
     if len(names) > MOST_NAMES:
         raise CertificateError(

@@ -116,6 +116,8 @@ PARTS = [
     "fleet_app_name",
     "fleet_cache_env",
     "fleet_certificate_group",
+    "fleet_certificate_services",
+    "fleet_load_balancer_acme_thumbprint",
     "fleet_packages_of_group",
     "fleet_sandbox_units_of_group",
 ]
