@@ -24,9 +24,9 @@ date_of() {
   date -d "$(openssl x509 -in "$certificate" -noout "-$1" | cut -d= -f2)" +%s
 }
 
-# Whether the authority has issued a certificate for all of the names that is valid for another day.
-good() {
-  openssl x509 -in "$certificate" -noout -checkend 86400 >/dev/null 2>&1 || return 1
+# current SECONDS: whether the authority has issued a certificate for all of the names that is valid for so long
+current() {
+  openssl x509 -in "$certificate" -noout -checkend "$1" >/dev/null 2>&1 || return 1
   for name in $ACME_NAMES; do
     openssl x509 -in "$certificate" -noout -checkhost "$name" | grep -q 'does match' || return 1
   done
@@ -35,55 +35,61 @@ good() {
 # Says why there is no new certificate; the status says whether there is a good one nevertheless.
 give_up() {
   cat failed >&2
-  if good; then exit 2; else exit 1; fi
+  if current 86400; then exit 2; else exit 1; fi
 }
 
 client() {
-  uacme --acme-url "$ACME_DIRECTORY" --confdir . --hook "$0" --type EC --days "$days" --yes "$@"
+  uacme --acme-url "$ACME_DIRECTORY" --confdir . --hook "$0" --type EC --yes "$@"
 }
 
-# ask [OPTION]: status 0 for a new certificate, 1 for one that is current, 2 for trouble
+# Gets a new certificate; what is printed goes into the file output.
 ask() {
   account="$(sha256sum private/key.pem) $ACME_EMAIL"
   if [ "$(cat account 2>/dev/null)" != "$account" ]; then
-    # What is there already is not new.
-    client new ${ACME_EMAIL:+"$ACME_EMAIL"} || client update ${ACME_EMAIL:+"$ACME_EMAIL"} || return 2
+    if ! client new ${ACME_EMAIL:+"$ACME_EMAIL"}; then
+      # Another load balancer may have been the first.
+      grep -q 'already exists' output || return 1
+      client update ${ACME_EMAIL:+"$ACME_EMAIL"} || return 1
+    fi
     printf '%s' "$account" >account
   fi
-  # Each name is an argument.
+  # Each name is an argument. Whether it is time has been seen to: not every version looks at the same.
   # shellcheck disable=SC2086
-  client "$@" issue $ACME_NAMES
+  client --force issue $ACME_NAMES
 }
 
+# Asks the authority, and says in the file failed what has come of it if that is no certificate.
+obtain() {
+  echo "The last attempt did not come to its end." >failed
+  for _attempt in 1 2 3; do
+    if ask >output 2>&1; then
+      rm failed
+      return
+    fi
+    # The account may be unknown by now. And authorities may refuse any message because of its nonce; uacme sends each
+    # three times at most.
+    rm -f account
+    grep -q -e 'no account associated' -e badNonce output || break
+  done
+  # Each line once: uacme tries several times.
+  grep -v 'seconds before retrying$' output | awk '!seen[$0]++' | tail -n 40 >failed
+  give_up
+}
+
+# Renewed with less than a third of its life left.
+third=86400
+if [ -e "$certificate" ]; then third=$((($(date_of enddate) - $(date_of startdate)) / 3)); fi
 if [ -e renew ]; then
   rm renew
-  set -- --force
+  obtain
+elif current "$third"; then
+  rm -f failed
 elif [ -n "$(find failed -mmin -15 2>/dev/null)" ]; then
   # Authorities let nobody in who fails often.
   give_up
+else
+  obtain
 fi
-
-# A third of its life before its end.
-days=30
-if [ -e "$certificate" ]; then
-  days=$((($(date_of enddate) - $(date_of startdate)) / 86400 / 3))
-  [ "$days" -gt 0 ] || days=1
-fi
-
-echo "The last attempt did not come to its end." >failed
-for _attempt in 1 2 3; do
-  status=0
-  ask "$@" >output 2>&1 || status=$?
-  # Authorities may refuse any message because of its nonce, and uacme sends each three times at most.
-  if [ "$status" -le 1 ] || ! grep -q badNonce output; then break; fi
-done
-if [ "$status" -gt 1 ]; then
-  # The account may be unknown now.
-  rm -f account
-  tail -n 40 output >failed
-  give_up
-fi
-rm failed
 
 if [ "$(openssl x509 -in "$certificate" -noout -pubkey)" != "$(openssl pkey -in "$key" -pubout)" ]; then
   echo "$ACME_STATE/$key is not the key of $ACME_STATE/$certificate: remove both." | tee failed >&2
