@@ -10,11 +10,15 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_all, apply_tasks, ask, hosts_of_scenario
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+from fleet_testing import Load, apply_all, apply_tasks, ask, hosts_of_scenario, put
 from testinfra.host import Host
 
 CERTIFICATE = "wsgi.fleet.certificate"
@@ -171,6 +175,38 @@ def test_a_renewal_loses_no_request() -> None:
     for name in hosts:
         assert after[name][0] != before[name][0]
         assert after[name][1] == before[name][1] + 1
+
+
+def lasting(key: str, names: list[str], days: int) -> str:
+    """Make a certificate that was issued for 90 days, and is valid for so many more."""
+    private: Any = serialization.load_pem_private_key(key.encode(), None)
+    until = datetime.now(timezone.utc) + timedelta(days=days)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{days} days for {len(names)}")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(until - timedelta(days=90))
+        .not_valid_after(until)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_what_the_timer_starts_renews_what_has_less_than_a_third_of_its_life_left() -> None:
+    """And what is not for all of the names."""
+    host = hosts_of_scenario()["acme-new"]
+    directory = state(host)
+    key = host.file(f"{directory}/private/shop.example.com/key.pem").content_string
+    for names, days, issuer in ((NAMES, 31, "31 days for 2"), (NAMES, 29, "Pebble"), (NAMES[:1], 80, "Pebble")):
+        put(host, f"{directory}/shop.example.com/cert.pem", lasting(key, names, days))
+        host.run_expect([0], "systemctl start certificate-site.service")
+        assert issuer in host.check_output("openssl x509 -in %s -noout -issuer", PEM)
+        assert ssl.get_server_certificate((ADDRESSES["acme-new"], 443)) in host.file(PEM).content_string
+    assert host.check_output("ls %s/shop.example.com", directory) == "cert.pem"
 
 
 @pytest.mark.usefixtures("away")
