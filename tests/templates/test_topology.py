@@ -459,7 +459,7 @@ FLEETS = {
             "app": {"app1": {"fleet_address": "192.0.2.21", "fleet_nginx_port": 8000}},
             "load_balancer": {
                 "lb1": {"fleet_address": "192.0.2.10", "load_balancer_port": 8081},
-                "lb2": {"fleet_address": "192.0.2.11"},
+                "lb2": {"fleet_address": "192.0.2.11", "fleet_tls": "acme"},
             },
         },
         variables={},
@@ -467,7 +467,7 @@ FLEETS = {
             "fleet_app_env": {"FLASK_SECRET_KEY": "battery staple", "FLASK_CACHE_TYPE": "SimpleCache"},
             "fleet_app_balancers": [
                 {"name": "lb1", "url": "http://127.0.0.1:8081/"},
-                {"name": "lb2", "url": "http://127.0.0.1:80/"},
+                {"name": "lb2", "url": "https://127.0.0.1:443/"},
             ],
             "fleet_app_primary": "app1",
             "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
@@ -535,7 +535,9 @@ FLEETS = {
                 "__fleet_address": "192.0.2.11",
                 "__fleet_cache_memory_share": 0.5,
                 "__fleet_app_memory_share": 0.7,
-                "fleet_packages": ["haproxy"],
+                "fleet_certificate_method": "acme",
+                "fleet_load_balancer_tls": True,
+                "fleet_packages": ["haproxy", "uacme", "openssl"],
                 "fleet_sandbox_units": ["haproxy"],
             },
         },
