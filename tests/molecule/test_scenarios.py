@@ -33,8 +33,8 @@ LANES = 2
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
 #: is not named takes the least.
 LONGEST = (
-    "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "single", "two_apps", "app",
-    "uwsgi", "sandbox", "gunicorn", "redis", "nginx", "certificate",
+    "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "acme", "single", "two_apps",
+    "app", "uwsgi", "sandbox", "gunicorn", "redis", "nginx", "certificate",
 )  # fmt: skip
 
 
