@@ -209,6 +209,11 @@ def apply_tasks(
     return _play(hosts, play, *arguments)
 
 
+def apply_all(hosts: Host | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Apply the last play of the scenario's converge.yml to a host or a group once more."""
+    return _play(hosts, _converge(), *arguments)
+
+
 def _converge() -> dict[str, Any]:
     """Return the last play of the scenario's converge.yml."""
     plays = yaml.safe_load(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "converge.yml").read_text())

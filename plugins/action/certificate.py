@@ -17,7 +17,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils import _certificate as 
 from ansible_collections.wsgi.fleet.plugins.module_utils._release import write_file
 
 ARGUMENTS: Mapping[str, Any] = {
-    "method": {"type": "str", "required": True, "choices": ["self_signed", "provided"]},
+    "method": {"type": "str", "required": True, "choices": ["self_signed", "provided", "acme"]},
     "host_names": {"type": "list", "elements": "str", "default": []},
     "addresses": {"type": "list", "elements": "str", "default": []},
     "directory": {"type": "path"},
@@ -25,12 +25,13 @@ ARGUMENTS: Mapping[str, Any] = {
     "days": {"type": "int", "default": 90},
     "authority_days": {"type": "int", "default": 3650},
     "renew": {"type": "bool", "default": False},
+    "public": {"type": "bool", "default": True},
     "file": {"type": "str", "default": ""},
     "key_file": {"type": "str", "default": ""},
     "text": {"type": "str", "default": ""},
     "key_text": {"type": "str", "default": "", "no_log": True},
 }
-NEEDED = [("method", "self_signed", ["directory", "name"])]
+NEEDED = [("method", "self_signed", ["directory", "name"]), ("method", "acme", ["directory", "name"])]
 
 
 def read(path: Path) -> str | None:
@@ -63,6 +64,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             core.check_names(arguments["host_names"], arguments["addresses"])
             if arguments["method"] == "provided":
                 result.update(self._provided(arguments, now))
+            elif arguments["method"] == "acme":
+                result.update(self._acme(arguments, now))
             else:
                 result.update(self._self_signed(arguments, now))
         except core.CertificateError as error:
@@ -84,6 +87,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "warnings": warnings,
             **published(facts),
         }
+
+    def _acme(self, arguments: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+        """Have a certificate of the fleet's own, which serves until there is one, and the key of the account."""
+        core.check_issuable(arguments["host_names"], arguments["public"])
+        result = self._self_signed({**arguments, "renew": False}, now)
+        path = Path(arguments["directory"], "account.pem")
+        old = read(path)
+        account = old or core.make_account()
+        try:
+            result["thumbprint"] = core.thumbprint(account)
+        except core.CertificateError as error:
+            raise core.CertificateError(f"certificate_directory: {path}: {error}") from error
+        if old is None:
+            result["changed"] = True
+            if not self._task.check_mode:
+                write_file(path, account, 0o600)
+        return {**result, "account": str(path)}
 
     def _self_signed(self, arguments: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         directory = Path(arguments["directory"])

@@ -1,7 +1,7 @@
 # Copyright: the wsgi.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Certificates: those that the fleet's own authority issues, and those that somebody provides.
+"""Certificates: those that the fleet's own authority issues, those that somebody provides, and those of ACME.
 
 What makes or reads them runs on the controller, where ansible-core brings cryptography. What compares
 the one in a file with the one that a port serves runs on hosts, with nothing but Python.
@@ -11,9 +11,11 @@ Texts are PEM; times are aware of their zone.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import itertools
+import json
 import re
 import socket
 import ssl
@@ -50,6 +52,13 @@ RENEW_AT = 3
 SMALLEST_RSA = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 BROKEN_HASHES = ("md5", "sha1")
+#: What no public authority issues for: names of private use (RFC 6761, 6762, 7686, 8375, ICANN's .internal), and those
+#: of documents.
+NOT_PUBLIC = re.compile(
+    r"(?:.*\.)?(?:localhost|local|internal|test|example|invalid|onion|arpa|example\.(?:com|net|org))"
+)
+#: Let's Encrypt's limit for one certificate.
+MOST_NAMES = 100
 #: With fewer days left, a certificate that nobody renews here gets a warning.
 EXPIRES_SOON = timedelta(days=14)
 
@@ -291,6 +300,74 @@ def reason_to_renew(
     if end - now < (end - start) / RENEW_AT:
         return f"it was valid until {end:%Y-%m-%d} only"
     return ""
+
+
+# By ACME, RFC 8555
+
+
+def why_not_issued(name: str, public: bool) -> str:
+    """Tell why an authority would not issue a certificate for a name by HTTP-01, and what to do; else an empty text.
+
+    :param public: whether it is an authority that everybody trusts.
+    """
+    if name.startswith("*."):
+        return (
+            "stands for many names, for which an authority wants changes of the DNS (DNS-01) that nobody makes here: "
+            "name each host, or have the certificate made elsewhere and write fleet_tls: provided"
+        )
+    if _address(name):
+        return "is an address: write the name by which clients come"
+    if public and ("." not in name or NOT_PUBLIC.fullmatch(name)):
+        return (
+            "is no name that a public authority issues for: write the public one, or take a certificate of the "
+            "fleet's own, fleet_tls: self_signed"
+        )
+    return ""
+
+
+def check_issuable(names: Sequence[str], public: bool) -> None:
+    """Refuse names that an authority would not issue a certificate for by HTTP-01.
+
+    :raises CertificateError: naming variable, value and remedy.
+    """
+    if not names:
+        raise CertificateError(
+            "certificate_host_names: is empty, and an authority issues for host names: write those that clients come by"
+        )
+    if len(names) > MOST_NAMES:
+        raise CertificateError(
+            f"certificate_host_names: has {len(names)} names, and one certificate can be for {MOST_NAMES}: name fewer, "
+            "or have it made elsewhere and write fleet_tls: provided"
+        )
+    for name in names:
+        if reason := why_not_issued(name, public):
+            raise CertificateError(f"certificate_host_names: {name!r} {reason}")
+
+
+def make_account() -> str:
+    """Make the key of an account with an authority."""
+    return _key_text(ec.generate_private_key(ec.SECP256R1()))
+
+
+def thumbprint(account: str) -> str:
+    """Return what stands for an account's key in answers to its challenges: RFC 7638, and RFC 8555, section 8.1.
+
+    :raises CertificateError: when the key cannot be read.
+    """
+    try:
+        key: Any = serialization.load_pem_private_key(account.encode(), None)
+        numbers = key.public_key().public_numbers()
+        fields = {"crv": {"secp256r1": "P-256"}[key.curve.name], "kty": "EC", "x": numbers.x, "y": numbers.y}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CertificateError(
+            "the key of the account cannot be read: restore it from a backup, or remove it to get a new account"
+        ) from error
+    text = {name: _base64url(value.to_bytes(32, "big")) if name in "xy" else value for name, value in fields.items()}
+    return _base64url(hashlib.sha256(json.dumps(text, separators=(",", ":"), sort_keys=True).encode()).digest())
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 # What somebody provides

@@ -22,7 +22,12 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.wsgi.fleet.plugins.module_utils._apps import AROUND
 from ansible_collections.wsgi.fleet.plugins.module_utils._build import REQUIREMENT
-from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import CertificateError, use_provided
+from ansible_collections.wsgi.fleet.plugins.module_utils._certificate import (
+    CertificateError,
+    certificate_blocks,
+    check_issuable,
+    use_provided,
+)
 from ansible_collections.wsgi.fleet.plugins.module_utils._gunicorn import problems as problems_of_gunicorn
 from ansible_collections.wsgi.fleet.plugins.module_utils._instance import status_range
 from ansible_collections.wsgi.fleet.plugins.module_utils._process import read_processes, split_command
@@ -81,7 +86,9 @@ FLEET = frozenset(
 BACKENDS = ("redis", "memcached", "simple", "filesystem", "none")
 CACHE_SERVICES = ("redis", "memcached")
 #: Where the certificate of the load balancers comes from.
-TLS = ("none", "self_signed", "provided")
+TLS = ("none", "self_signed", "provided", "acme")
+#: Let's Encrypt issues five certificates for the same names in a week, and one has to be left to begin anew with.
+MOST_BALANCERS = 4
 
 #: Names that people give to the groups, and what they are called here.
 OTHER_GROUP_NAMES = {
@@ -663,7 +670,7 @@ def check_source(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 
 def check_tls(hosts: Sequence[Host], now: datetime, names: Collection[str] | None = None) -> Iterator[Problem]:
-    """There is a load balancer where TLS can end, and a certificate that is provided can be used.
+    """There is a load balancer where TLS can end, and a certificate that can be used or had.
 
     :param names: public host names of all applications; by default those of the app hosts' variables.
     """
@@ -683,19 +690,67 @@ def check_tls(hosts: Sequence[Host], now: datetime, names: Collection[str] | Non
     if names is None:
         names = next((host.variables.get("app_host_names") for host in hosts if "app" in host.groups), None) or []
     for host in balancers:
-        if host.variables.get("fleet_tls") != "provided":
-            continue
-        file, key_file, text, key_text = (
-            str(host.variables.get(f"certificate_{name}") or "") for name in ("file", "key_file", "text", "key_text")
-        )
-        file, key_file = (str(Path(host.base) / Path(path).expanduser()) if path else "" for path in (file, key_file))
+        tls = host.variables.get("fleet_tls")
         wanted = [str(name) for name in host.variables.get("certificate_host_names") or names]
-        try:
-            use_provided(file, key_file, text, key_text, wanted, now)
-        except CertificateError as error:
-            variable, _separator, reason = str(error).partition(": ")
-            yield Problem(variable, reason)
+        problem = None
+        if tls == "provided":
+            problem = _provided_problem(host, wanted, now)
+        elif tls == "acme":
+            problem = _acme_problem(host, wanted, len(balancers))
+        if problem:
+            yield problem
             return
+
+
+def _provided_problem(host: Host, names: Sequence[str], now: datetime) -> Problem | None:
+    file, key_file, text, key_text = (
+        str(host.variables.get(f"certificate_{name}") or "") for name in ("file", "key_file", "text", "key_text")
+    )
+    file, key_file = (_on_controller(host, path) if path else "" for path in (file, key_file))
+    try:
+        use_provided(file, key_file, text, key_text, names, now)
+    except CertificateError as error:
+        variable, _separator, reason = str(error).partition(": ")
+        return Problem(variable, reason)
+    return None
+
+
+def _acme_problem(host: Host, names: Sequence[str], balancers: int) -> Problem | None:
+    """Tell why the load balancers could not get their certificates by ACME.
+
+    :param balancers: how many there are.
+    """
+    directory, authority = (str(host.variables.get(f"certificate_acme_{name}") or "") for name in ("directory", "ca"))
+    try:
+        check_issuable(names, public=not authority)
+    except CertificateError as error:
+        # The one that the inventory sets is the one to change.
+        own = host.variables.get("certificate_host_names")
+        return Problem("certificate_host_names" if own else "app_host_names", str(error).partition(": ")[2])
+    if balancers > MOST_BALANCERS and (not directory or "letsencrypt.org" in directory):
+        return Problem(
+            "fleet_tls",
+            f"'acme' has each of the {balancers} load balancers get a certificate of its own, and Let's Encrypt issues "
+            f"five for the same names in a week: have {MOST_BALANCERS} load balancers at most, name another authority "
+            "in certificate_acme_directory, or have the certificate made elsewhere and write provided",
+        )
+    if authority:
+        path = _on_controller(host, authority)
+        try:
+            found = bool(certificate_blocks(Path(path).read_text()))
+        except (OSError, UnicodeDecodeError):
+            found = False
+        if not found:
+            return Problem(
+                "certificate_acme_ca",
+                f"{path} is not a file with a certificate as PEM: write the path on the controller of what the "
+                "authority's server is trusted by, or leave it out for a public authority",
+            )
+    return None
+
+
+def _on_controller(host: Host, path: str) -> str:
+    return str(Path(host.base) / Path(path).expanduser())
 
 
 def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:

@@ -61,6 +61,10 @@ REDIS_KEY = re.compile(r"[!#-&(-~]{1,200}")
 REDIS_RULE = re.compile(r"[-+~&%()@A-Za-z0-9_|.:*?]{1,200}")
 REDIS_DIRECTIVE = re.compile(r"[a-z][a-z0-9-]{0,63}")
 UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9@:_.-]{0,100}(?<!\.service)")
+#: One that can stand in a unit and in a JSON text, and is asked by TLS.
+ACME_DIRECTORY = re.compile(r"https://[A-Za-z0-9.\[\]:-]{1,260}/[A-Za-z0-9._~!&()*+,;=:@/?-]{0,1024}")
+EMAIL = re.compile(r"[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,9}")
+THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 URL = re.compile(r"https?://[A-Za-z0-9.\[\]:-]{1,260}/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,1024}")
 PYTHON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -784,7 +788,8 @@ WHOLE: Mapping[str, tuple[int, int]] = {
 
 #: What templates and conditions ask for as it is.
 SWITCHES = (
-    "app_install", "app_primary", "granian_access_log", "gunicorn_access_log", "gunicorn_preload", "host_time_sync",
+    "app_install", "app_primary", "certificate_install", "granian_access_log", "gunicorn_access_log",
+    "gunicorn_preload", "host_time_sync",
     "load_balancer_access_log", "load_balancer_hsts_include_subdomains", "load_balancer_install",
     "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "memcached_install",
     "nginx_access_log", "nginx_gzip", "nginx_install", "nginx_ipv6", "preflight_contact", "redis_install",
@@ -844,6 +849,14 @@ VALUES: Mapping[str, Check] = {
     ),
     "app_source_token": pattern(re.compile(r"[!-~]{0,4096}"), "cannot be a token: use signs of ASCII alone"),
     "app_uv_requirement": _requirement_of("uv"),
+    "certificate_acme_ca": _path_or_none,
+    "certificate_acme_directory": pattern(
+        ACME_DIRECTORY,
+        "is not the URL of an authority's directory: write one such as https://acme-v02.api.letsencrypt.org/directory",
+    ),
+    "certificate_acme_email": pattern(
+        re.compile(rf"(?:{EMAIL.pattern})?"), "is not an address of mail: write one such as ops@example.com"
+    ),
     "certificate_addresses": each(address),
     "certificate_directory": _path,
     "certificate_file": _path_or_none,
@@ -854,6 +867,9 @@ VALUES: Mapping[str, Check] = {
     "certificate_path": pattern(
         re.compile(HOST_PATH.pattern + r"(?<=[A-Za-z0-9_-]\.pem)"),
         "is not the absolute path of a file that ends in .pem: write one such as /etc/ssl/wsgi.fleet/site.pem",
+    ),
+    "certificate_services": each(
+        pattern(UNIT, "is not the name of a service: write it without .service, such as haproxy")
     ),
     "certificate_text": _pem,
     "granian_hang_timeout": _none_or_from(4, 86400, "is too short to tell a stuck worker from a busy one"),
@@ -868,6 +884,11 @@ VALUES: Mapping[str, Check] = {
     "host_sysctl": _sysctl,
     "host_time_daemon": pattern(
         re.compile(r"[A-Za-z0-9@._-]{0,100}"), "is no name of a service: write one such as chrony"
+    ),
+    "load_balancer_acme_thumbprint": pattern(
+        re.compile(rf"(?:{THUMBPRINT.pattern})?"),
+        "is not the thumbprint of a key: write the 43 signs that the role certificate has as "
+        "certificate_acme_thumbprint",
     ),
     "load_balancer_backends": _backends,
     "load_balancer_certificate": pattern(

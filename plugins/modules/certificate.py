@@ -20,33 +20,37 @@ description:
   - With O(method=provided), certificate and key are checked, that they can be read, belong together,
     are valid now and for all host names. Messages call options as the role
     wsgi.fleet.certificate does, C(certificate_) before their names.
+  - With O(method=acme), the controller asks no authority. It has a certificate of the fleet's own, as with
+    O(method=self_signed), for the time until the hosts have theirs, and the key of the account that they
+    ask with. Names that an authority would refuse are refused.
   - Keys that are made are ECDSA with P-256.
 options:
   method:
     description: Where the certificate comes from.
     type: str
     required: true
-    choices: [self_signed, provided]
+    choices: [self_signed, provided, acme]
   host_names:
     description: Names that it has to be for, in lower case.
     type: list
     elements: str
     default: []
   addresses:
-    description: Addresses that it has to be for; only used with O(method=self_signed).
+    description: Addresses that a certificate of the fleet's own has to be for.
     type: list
     elements: str
     default: []
   directory:
     description:
       - Directory on the controller for C(authority.pem), which holds the authority with its private
-        key, C(ca.crt), which is for clients, and the certificates with their keys.
-      - Required with O(method=self_signed).
+        key, C(ca.crt), which is for clients, the certificates with their keys, and C(account.pem), the
+        key of the account with O(method=acme).
+      - Required with O(method=self_signed) and O(method=acme).
     type: path
   name:
     description:
       - File name of the certificate there, without C(.pem).
-      - Required with O(method=self_signed).
+      - Required with O(method=self_signed) and O(method=acme).
     type: str
   days:
     description: How long a certificate that is issued is valid.
@@ -57,9 +61,15 @@ options:
     type: int
     default: 3650
   renew:
-    description: Whether to issue the certificate anew in any case.
+    description: Whether to issue the certificate anew in any case; only used with O(method=self_signed).
     type: bool
     default: false
+  public:
+    description:
+      - Whether the authority is one that everybody trusts, which issues for public names alone.
+      - Only used with O(method=acme).
+    type: bool
+    default: true
   file:
     description:
       - Path of the certificate on the controller, followed by those that lead to its authority.
@@ -116,11 +126,19 @@ msg:
 path:
   description: File on the controller with the certificate and its key.
   type: str
-  returned: when O(method=self_signed)
+  returned: when O(method=self_signed) or O(method=acme)
 authority:
   description: File on the controller with the authority's certificate, which clients have to trust.
   type: str
-  returned: when O(method=self_signed)
+  returned: when O(method=self_signed) or O(method=acme)
+account:
+  description: File on the controller with the key of the account.
+  type: str
+  returned: when O(method=acme)
+thumbprint:
+  description: Thumbprint of that key, with which every challenge for the account can be answered.
+  type: str
+  returned: when O(method=acme)
 names:
   description: Names and addresses that the certificate is for.
   type: list

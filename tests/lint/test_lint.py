@@ -106,7 +106,7 @@ def test_mypy() -> None:
 
 
 def test_shellcheck() -> None:
-    run("shellcheck", "-x", *sorted((ROOT / "scripts").glob("*.sh")))
+    run("shellcheck", "-x", *sorted((*ROOT.glob("scripts/*.sh"), *ROOT.glob("roles/*/files/*.sh"))))
 
 
 def test_tables_of_the_readmes() -> None:

@@ -120,6 +120,8 @@ PARTS = [
     "fleet_app_name",
     "fleet_cache_env",
     "fleet_certificate_group",
+    "fleet_certificate_services",
+    "fleet_load_balancer_acme_thumbprint",
     "fleet_packages_of_group",
     "fleet_sandbox_units_of_group",
 ]
@@ -461,7 +463,7 @@ FLEETS = {
             "app": {"app1": {"fleet_address": "192.0.2.21", "fleet_nginx_port": 8000}},
             "load_balancer": {
                 "lb1": {"fleet_address": "192.0.2.10", "load_balancer_port": 8081},
-                "lb2": {"fleet_address": "192.0.2.11"},
+                "lb2": {"fleet_address": "192.0.2.11", "fleet_tls": "acme"},
             },
         },
         variables={},
@@ -469,7 +471,7 @@ FLEETS = {
             "fleet_app_env": {"FLASK_SECRET_KEY": "battery staple", "FLASK_CACHE_TYPE": "SimpleCache"},
             "fleet_app_balancers": [
                 {"name": "lb1", "url": "http://127.0.0.1:8081/"},
-                {"name": "lb2", "url": "http://127.0.0.1:80/"},
+                {"name": "lb2", "url": "https://127.0.0.1:443/"},
             ],
             "fleet_app_primary": "app1",
             "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
@@ -537,7 +539,9 @@ FLEETS = {
                 "__fleet_address": "192.0.2.11",
                 "__fleet_cache_memory_share": 0.5,
                 "__fleet_app_memory_share": 0.7,
-                "fleet_packages": ["haproxy"],
+                "fleet_certificate_method": "acme",
+                "fleet_load_balancer_tls": True,
+                "fleet_packages": ["haproxy", "uacme", "openssl"],
                 "fleet_sandbox_units": ["haproxy"],
             },
         },

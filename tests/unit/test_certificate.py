@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import ssl
@@ -330,6 +331,75 @@ def test_a_bundle_holds_certificates_and_one_key(authority: core.Pair, shop: cor
         bundle(shop.certificate, "")
 
 
+# By ACME
+
+
+def test_the_thumbprint_of_an_account_is_that_of_the_standard() -> None:
+    """The key is that of RFC 7517, appendix A.1, and its thumbprint that of other implementations of RFC 7638."""
+    d, x, y = (
+        int.from_bytes(base64.urlsafe_b64decode(text + "="), "big")
+        for text in (
+            "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE",
+            "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+            "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+        )
+    )
+    key = ec.EllipticCurvePrivateNumbers(d, ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1())).private_key()
+    assert core.thumbprint(text_of(key)) == "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s"
+
+
+def test_each_account_is_another_one() -> None:
+    thumbprints = {core.thumbprint(core.make_account()) for _number in range(20)}
+    assert len(thumbprints) == 20
+    assert {len(text) for text in thumbprints} == {43}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "damaged", text_of(rsa.generate_private_key(65537, 2048)), text_of(ec.generate_private_key(ec.SECP384R1()))],
+)
+def test_the_key_of_an_account_that_was_not_made_here_is_refused(text: str) -> None:
+    with pytest.raises(core.CertificateError, match="the key of the account cannot be read: restore it"):
+        core.thumbprint(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("*.acme.net", "stands for many names"),
+        ("203.0.113.7", "is an address"),
+        ("2001:db8::7", "is an address"),
+        ("shop", "is no name that a public authority issues for"),
+        ("localhost", "is no name that a public"),
+        ("shop.internal", "is no name that a public"),
+        ("shop.local", "is no name that a public"),
+        ("shop.test", "is no name that a public"),
+        ("shop.home.arpa", "is no name that a public"),
+        ("example.com", "is no name that a public"),
+        ("shop.example.net", "is no name that a public"),
+        ("myexample.com", ""),
+        ("example.com.acme.net", ""),
+        ("internal.acme.net", ""),
+        ("shop.acme.net", ""),
+    ],
+)
+def test_names_that_an_authority_issues_for(name: str, why: str) -> None:
+    found = core.why_not_issued(name, public=True)
+    assert found.startswith(why)
+    assert bool(found) is bool(why)
+    # One that is not public issues for every name, if it is the name of one host.
+    assert bool(core.why_not_issued(name, public=False)) is why.startswith(("stands", "is an address"))
+
+
+def test_as_many_names_as_one_certificate_takes() -> None:
+    names = [f"shop{number}.acme.net" for number in range(101)]
+    core.check_issuable(names[:100], public=True)
+    with pytest.raises(core.CertificateError, match="has 101 names, and one certificate can be for 100"):
+        core.check_issuable(names, public=True)
+    with pytest.raises(core.CertificateError, match="certificate_host_names: is empty"):
+        core.check_issuable([], public=False)
+
+
 # The action
 
 Result = dict[str, Any]
@@ -442,6 +512,40 @@ def test_a_damaged_certificate_is_replaced(run: Action) -> None:
     assert run.passes()["changed"] is False
 
 
+def test_by_acme_there_is_the_key_of_an_account_besides(run: Action) -> None:
+    names = ["shop.acme.net", "www.acme.net"]
+    assert run.passes(method="acme", host_names=names, check=True)["changed"] is True
+    assert not run.directory.exists()
+    first = run.passes(method="acme", host_names=names)
+    assert (first["changed"], first["account"]) == (True, f"{run.directory}/account.pem")
+    assert first["names"] == names
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in run.directory.iterdir()} == {
+        "account.pem": 0o600,
+        "authority.pem": 0o600,
+        "ca.crt": 0o644,
+        "shop.pem": 0o600,
+    }
+    # What is to be renewed is not the certificate of the fleet's own.
+    again = run.passes(method="acme", host_names=names, renew=True)
+    assert (again["changed"], again["thumbprint"], again["sha256"]) == (False, first["thumbprint"], first["sha256"])
+    # Another account comes without another certificate.
+    (run.directory / "account.pem").unlink()
+    other = run.passes(method="acme", host_names=names)
+    assert (other["changed"], other["sha256"]) == (True, first["sha256"])
+    assert other["thumbprint"] != first["thumbprint"]
+    (run.directory / "account.pem").write_text("damaged")
+    said = run.fails(method="acme", host_names=names)
+    assert said.startswith(f"certificate_directory: {run.directory}/account.pem: the key of the account cannot be read")
+    assert run.text("account.pem") == "damaged"
+
+
+def test_names_that_no_authority_issues_for_are_refused_before_anything_is_made(run: Action) -> None:
+    assert "'*.shop.example.com' stands for many names" in run.fails(method="acme", public=False)
+    assert "'shop.example.com' is no name that a public" in run.fails(method="acme", host_names=["shop.example.com"])
+    assert not run.directory.exists()
+    assert run.passes(method="acme", host_names=["shop.example.com"], public=False)["names"] == ["shop.example.com"]
+
+
 def files(directory: Path, *, now: datetime | None = None) -> Mapping[str, str]:
     directory.mkdir(parents=True, exist_ok=True)
     start = now or datetime.now(timezone.utc).replace(microsecond=0)
@@ -498,7 +602,7 @@ def test_a_file_that_is_not_text_is_named(run: Action, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"method": "acme"}, "must be one of: self_signed, provided"),
+        ({"method": "dns"}, "must be one of: self_signed, provided, acme"),
         ({"methods": 1}, "methods"),
         ({"days": "x"}, "int"),
     ],

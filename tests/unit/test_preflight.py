@@ -426,8 +426,17 @@ def test_a_provided_certificate_is_checked_before_anything_is_touched(tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"fleet_tls": "acme"}, "fleet_tls: 'acme' is unknown: write none, self_signed or provided"),
-        ({"fleet_tls": None}, "fleet_tls: None is unknown: write none, self_signed or provided"),
+        ({"fleet_tls": "on"}, "fleet_tls: 'on' is unknown: write none, self_signed, provided or acme"),
+        ({"fleet_tls": None}, "fleet_tls: None is unknown: write none, self_signed, provided or acme"),
+        ({"fleet_tls": "acme"}, "app_host_names: 'shop.example.com' is no name that a public authority issues for"),
+        (
+            {"fleet_tls": "acme", "certificate_host_names": ["shop.local"]},
+            "certificate_host_names: 'shop.local' is no name that a public authority issues for: write the public one",
+        ),
+        (
+            {"fleet_tls": "acme", "certificate_acme_ca": "ca.crt"},
+            "certificate_acme_ca: /nowhere/ca.crt is not a file with a certificate as PEM: write the path",
+        ),
         ({"fleet_tls": "provided"}, "certificate_file: is not set: write a path on the controller, or the text itself"),
         ({**TLS_SETTINGS}, "certificate_file: /nowhere/shop.crt cannot be read (No such file or directory): write"),
     ],
@@ -440,6 +449,25 @@ def test_tls_that_cannot_work_is_named(settings: dict[str, Any], said: str) -> N
 @pytest.mark.parametrize("tls", ["none", "self_signed"])
 def test_tls_that_needs_no_files_passes(tls: str) -> None:
     assert check_tls(fleet_tls=tls) == []
+
+
+def test_names_and_load_balancers_that_acme_can_serve_pass(tmp_path: Path) -> None:
+    assert check_tls(fleet_tls="acme", certificate_host_names=["shop.acme.net", "www.shop.acme.net"]) == []
+    # An authority of one's own issues for whatever it likes.
+    (tmp_path / "ca.crt").write_text(make_authority(10, datetime.now(timezone.utc)).certificate)
+    own = {"certificate_acme_ca": "ca.crt", "certificate_acme_directory": "https://ca.internal/dir"}
+    assert check_tls(str(tmp_path), fleet_tls="acme", **own) == []
+    # The limit is Let's Encrypt's.
+    variables = {"fleet_tls": "acme", "certificate_host_names": ["shop.acme.net"]}
+    for number, more, allowed in (
+        (4, {}, True),
+        (5, {}, False),
+        (5, {"certificate_acme_directory": "https://ca.acme.net/"}, True),
+    ):
+        balancers = [
+            host(f"lb{n}", ("load_balancer",), f"10.0.1.{n}", variables={**variables, **more}) for n in range(number)
+        ]
+        assert (check(host(), *balancers) == []) is allowed
 
 
 def test_tls_needs_a_load_balancer() -> None:

@@ -363,7 +363,8 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_touched(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"certificate_method": "acme"}, "must be one of: self_signed, provided"),
+        ({"certificate_method": "letsencrypt"}, "must be one of: self_signed, provided, acme"),
+        ({"certificate_method": "acme"}, "certificate_host_names: 'shop.example.com' is no name that a public"),
         ({"certificate_path": "site.pem"}, "certificate_path: 'site.pem' is not the absolute path"),
         ({"certificate_days": 900}, "certificate_days: 900 is out of range; write 3 to 398"),
     ],
