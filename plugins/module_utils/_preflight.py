@@ -79,7 +79,7 @@ FLEET = frozenset(
         "cache_backend",
         "fleet_tls", "fleet_address", "fleet_nginx_port", "fleet_secrets_directory", "fleet_cache_directory",
         "fleet_apps_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password",
-        "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
+        "fleet_replication_password", "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
     }
 )  # fmt: skip
 #: What an app can cache in, and which of these are services of the cache hosts.
@@ -460,6 +460,8 @@ def check_ports(hosts: Sequence[Host]) -> Iterator[Problem]:
             listening.append(("nginx_status_port", 8010))
         if "cache" in host.groups:
             listening.append(("redis_port", 6379))
+            if sum("cache" in other.groups for other in hosts) > 1:
+                listening.append(("redis_sentinel_port", 26379))
         taken: dict[str, str] = {}
         for name, default in listening:
             port = str(given.get(name, default))
@@ -801,12 +803,53 @@ def check_cache(hosts: Sequence[Host]) -> Iterator[Problem]:
             f"{show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.21, since "
             "memcached knows who may connect by it",
         )
-    if backend == "redis" and len(members) > 1:
+    if backend == "redis":
+        yield from check_redis(concerned, members)
+
+
+def check_redis(concerned: Sequence[Host], members: Sequence[Host]) -> Iterator[Problem]:
+    """Hosts of one Redis can choose a primary, and all talk to it in the same way.
+
+    :param concerned: app and cache hosts.
+    :param members: cache hosts.
+    """
+    if len(members) == 2:
         yield Problem(
             "cache_backend",
-            f"'redis' is one server here, and the group 'cache' has {len(members)} hosts, {_names(members)}: the app "
-            "would use the first alone. Leave one host in the group, or write memcached, which spreads keys over all",
+            f"'redis' cannot be on two hosts, {_names(members)}: when they lose sight of each other, neither can tell "
+            "which of them is cut off. Put a third one into the group 'cache', leave one there, or write memcached, "
+            "which spreads keys over all",
         )
+        return
+    tls: dict[bool, str] = {}
+    for host in concerned:
+        tls.setdefault(host.variables.get("redis_tls", False) is True, host.name)
+    if len(tls) > 1:
+        yield Problem(
+            "redis_tls",
+            f"is true on {tls[True]} and not on {tls[False]}: app and cache hosts have to agree, so set it once, in "
+            "the variables of the group 'all'",
+        )
+    if len(members) == 1:
+        return
+    named = [host for host in members if not re.fullmatch(r"[0-9A-Fa-f.:]+", host.address)]
+    if named:
+        yield Problem(
+            "fleet_address",
+            f"{show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.31, since "
+            "Sentinel knows hosts by it",
+        )
+    for name in ("redis_port", "redis_sentinel_port", "redis_purpose", "redis_persistence", "redis_down_after"):
+        values: dict[str, str] = {}
+        for host in members:
+            values.setdefault(str(host.variables.get(name, "")), host.name)
+        if len(values) > 1:
+            shown = ", ".join(f"{show(value) if value else 'not set'} on {host}" for value, host in values.items())
+            yield Problem(
+                name,
+                f"differs between cache hosts ({shown}), each of which may become the primary: set it once, in the "
+                "variables of the group 'cache'",
+            )
 
 
 def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:

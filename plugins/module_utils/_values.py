@@ -76,8 +76,9 @@ LONGEST = 4096
 #: Directives of Redis that the role's own variables or its wiring decide.
 REDIS_OWNED = frozenset(
     {
-        "aclfile", "bind", "daemonize", "dir", "include", "maxmemory", "maxmemory-policy", "pidfile", "port",
-        "requirepass", "supervised", "unixsocket", "user",
+        "aclfile", "bind", "daemonize", "dir", "include", "masterauth", "masteruser", "maxmemory", "maxmemory-policy",
+        "pidfile", "port", "replicaof", "requirepass", "slaveof", "supervised", "tls-auth-clients", "tls-ca-cert-file",
+        "tls-cert-file", "tls-key-file", "tls-port", "tls-replication", "unixsocket", "user",
     }
 )  # fmt: skip
 #: Keywords of Granian's server that follow from how an instance is wired, as the role granian has them too.
@@ -585,6 +586,8 @@ def _redis_users(value: Any) -> str | None:
             # An entry may be the password itself.
             return "holds what is not a user: write [{name: shop, password: '…', keys: ['shop:*']}]"
         name = str(user.get("name"))
+        if name.startswith("fleet."):
+            return f"{show(name)} is a name for users of Sentinel and replicas: give it another one"
         if not REDIS_USER.fullmatch(name) or name == "default":
             return (
                 f"{show(name)} cannot be the name of a user: use letters, digits and . _ -, and not default, which"
@@ -604,6 +607,14 @@ def _redis_users(value: Any) -> str | None:
         names.append(name)
     twice = _twice(names)
     return f"'{twice}' is the name of two users: give one of them another" if twice else None
+
+
+def _redis_nodes(value: Any) -> str | None:
+    checks: dict[str, Check] = {
+        "name": pattern(BACKEND, "cannot be the name of a host: use letters, digits, dots, hyphens and underscores"),
+        "address": address,
+    }
+    return _named(value, "a host", "{name: cache1, address: 10.0.0.31}", checks)
 
 
 def _redis_settings(value: Any) -> str | None:
@@ -770,6 +781,8 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "redis_port": (1, 65535),
     "redis_memory_mb": (16, 16777216),
     "redis_connections": (1, 1000000),
+    "redis_sentinel_port": (1, 65535),
+    "redis_down_after": (200, 60000),
     "tune_connections": (1, 1000),
     "tune_rounds": (1, 100),
     "uwsgi_cheaper": (0, 9999),
@@ -793,7 +806,7 @@ SWITCHES = (
     "load_balancer_access_log", "load_balancer_hsts_include_subdomains", "load_balancer_install",
     "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "memcached_install",
     "nginx_access_log", "nginx_gzip", "nginx_install", "nginx_ipv6", "preflight_contact", "redis_install",
-    "redis_persistence", "uwsgi_access_log", "uwsgi_stats",
+    "redis_persistence", "redis_tls", "uwsgi_access_log", "uwsgi_stats",
 )  # fmt: skip
 #: What is turned into true or false first.
 LOOSE_SWITCHES = (
@@ -858,6 +871,7 @@ VALUES: Mapping[str, Check] = {
         re.compile(rf"(?:{EMAIL.pattern})?"), "is not an address of mail: write one such as ops@example.com"
     ),
     "certificate_addresses": each(address),
+    "certificate_authority_path": lambda value: None if value == "" else _host_path(value),
     "certificate_directory": _path,
     "certificate_file": _path_or_none,
     "certificate_group": pattern(ACCOUNT, "is not a group name: write one such as haproxy"),
@@ -912,7 +926,12 @@ VALUES: Mapping[str, Check] = {
     "memcached_bind": each(address),
     "memcached_allow": each(network),
     "memcached_options": each(_memcached_option),
+    "redis_authority": _host_path,
     "redis_bind": each(_redis_bind),
+    "redis_certificate": _host_path,
+    "redis_nodes": _redis_nodes,
+    # Empty where there is one host.
+    "redis_replication_password": secret(0),
     "redis_settings": _redis_settings,
     "redis_users": _redis_users,
     "sandbox_profiles": _profiles,
@@ -930,6 +949,7 @@ VALUES: Mapping[str, Check] = {
     "fleet_cache_password": secret(),
     "fleet_profiler_password": secret(12),
     "fleet_release_key": secret(),
+    "fleet_replication_password": secret(16),
     "fleet_secret_key": secret(),
     "fleet_secrets_directory": _path,
 }  # fmt: skip

@@ -34,7 +34,7 @@ LANES = 2
 #: is not named takes the least.
 LONGEST = (
     "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "acme", "single", "two_apps",
-    "app", "uwsgi", "sandbox", "gunicorn", "redis", "nginx", "certificate",
+    "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
 )  # fmt: skip
 
 
@@ -93,7 +93,8 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Run]]]:
 def test_every_role_has_its_scenario() -> None:
     """One scenario per role, besides those of whole fleets."""
     roles = {path.name for path in ROOT.glob("roles/*")}
-    assert roles | {"acme", "fleet", "profiling", "releases", "servers", "single", "two_apps"} == set(SCENARIOS)
+    fleets = {"acme", "fleet", "profiling", "redis_ha", "releases", "servers", "single", "two_apps"}
+    assert roles | fleets == set(SCENARIOS)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -369,10 +369,12 @@ def packages_of(role: Role) -> set[str]:
 def check_packages(role: Role, plays: Sequence[Mapping[str, Any]], packages_of_group: Mapping[str, Any]) -> list[str]:
     """What a role installs stands in the topology, so that a host is installed in one transaction.
 
-    :param plays: those of site.yml, which tell the group that a role is for.
+    :param plays: those of site.yml, which tell the group that a role is for. A play where the role has nothing to
+        install leaves its variable for that alone.
     """
     problems = []
-    for play in plays:
+    installed = [play for play in plays if f"{role.name}_install: false" in yaml.safe_dump(play)]
+    for play in installed or plays:
         group = str(play.get("hosts"))
         if role.name == INSTALLER or f"{COLLECTION}.{role.name}" not in roles_of(play):
             continue

@@ -23,6 +23,7 @@ COMMON = {
     "__app_stage": "{{ inventory_hostname }} has staged",
     "fleet_secret_key": "battery staple",
     "fleet_cache_password": "p@ss word",
+    "fleet_replication_password": "horse battery staple",
 }
 #: What the hosts of an inventory are asked for.
 ASKED = [
@@ -59,6 +60,7 @@ SECRETS = [
     "__fleet_secret_key",
     "__fleet_release_key",
     "__fleet_cache_password",
+    "__fleet_replication_password",
     "__fleet_app_profiler_password",
 ]
 #: What drain.yml, undrain.yml and tune.yml ask.
@@ -83,14 +85,28 @@ CACHE = [
     "fleet_packages",
     "fleet_sandbox_units",
 ]
+#: How hosts of Redis talk to each other.
+REDIS = [
+    "__fleet_redis_tls",
+    "fleet_app_env",
+    "fleet_packages",
+    "fleet_redis_addresses",
+    "fleet_redis_authority",
+    "fleet_redis_host_names",
+    "fleet_redis_nodes",
+    "fleet_redis_replication_password",
+    "fleet_sandbox_units",
+]
 #: What others of these are made of.
 PARTS = [
     "__fleet_cache_env_filesystem",
     "__fleet_cache_env_memcached",
     "__fleet_cache_env_none",
     "__fleet_cache_env_redis",
+    "__fleet_cache_env_sentinel",
     "__fleet_cache_env_simple",
     "__fleet_cache_servers",
+    "__fleet_redis_options",
     "__fleet_redis_patterns",
     "__fleet_app_cache_password",
     "__fleet_app_cache_passwords",
@@ -867,6 +883,99 @@ CACHES = {
     ),
 }
 
+#: Fleets whose Redis is on several hosts, or talks by TLS.
+REDISES = {
+    "three of Redis": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "cache": {
+                "cache1": {"fleet_address": "192.0.2.31"},
+                "cache2": {"fleet_address": "192.0.2.32"},
+                "cache3": {"fleet_address": "2001:db8::33"},
+            },
+        },
+        variables={},
+        everywhere={
+            "__fleet_redis_tls": False,
+            "fleet_redis_addresses": ["192.0.2.31", "192.0.2.32", "2001:db8::33"],
+            "fleet_redis_authority": "/etc/ssl/wsgi.fleet/ca.crt",
+            "fleet_redis_host_names": [],
+            "fleet_redis_nodes": [
+                {"name": "cache1", "address": "192.0.2.31"},
+                {"name": "cache2", "address": "192.0.2.32"},
+                {"name": "cache3", "address": "2001:db8::33"},
+            ],
+            "fleet_redis_replication_password": "horse battery staple",
+        },
+        hosts={
+            "app1": {
+                "fleet_app_env": {
+                    "FLASK_CACHE_TYPE": "wsgi_fleet_redis.RedisSentinelCache",
+                    "FLASK_CACHE_REDIS_SENTINELS": (
+                        '[["192.0.2.31", 26379], ["192.0.2.32", 26379], ["2001:db8::33", 26379]]'
+                    ),
+                    "FLASK_CACHE_REDIS_SENTINEL_MASTER": "fleet",
+                    "FLASK_CACHE_REDIS_PASSWORD": "p@ss word",
+                    "FLASK_CACHE_REDIS_SENTINEL_PASSWORD": "p@ss word",
+                    "FLASK_CACHE_KEY_PREFIX": "shop:",
+                    "FLASK_CACHE_OPTIONS": (
+                        '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null, '
+                        '"sentinel_username": "shop", "sentinel_socket_connect_timeout": 0.1, '
+                        '"sentinel_socket_timeout": 0.1, "sentinel_retry": null}'
+                    ),
+                    "REDIS_SENTINELS": "192.0.2.31:26379,192.0.2.32:26379,[2001:db8::33]:26379",
+                    "REDIS_SENTINEL_MASTER": "fleet",
+                    "REDIS_USERNAME": "shop",
+                    "REDIS_PASSWORD": "p@ss word",
+                },
+                "fleet_packages": ["nginx", "python3-venv", "zstd"],
+                "fleet_sandbox_units": ["nginx"],
+            },
+            **{
+                name: {
+                    "fleet_packages": ["redis-server", "redis-sentinel"],
+                    "fleet_sandbox_units": ["redis-server", "redis-sentinel"],
+                }
+                for name in ("cache1", "cache2", "cache3")
+            },
+        },
+    ),
+    "one Redis with TLS": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "cache": {"cache1": {"fleet_address": "cache1.example.com"}},
+        },
+        variables={"redis_tls": True},
+        everywhere={
+            "__fleet_redis_tls": True,
+            "fleet_redis_addresses": [],
+            "fleet_redis_authority": "/etc/ssl/wsgi.fleet/ca.crt",
+            "fleet_redis_host_names": ["cache1.example.com"],
+            "fleet_redis_nodes": [],
+            "fleet_redis_replication_password": "",
+        },
+        hosts={
+            "app1": {
+                "fleet_app_env": {
+                    **REDIS_ENV,
+                    "FLASK_CACHE_REDIS_HOST": "cache1.example.com",
+                    "FLASK_CACHE_OPTIONS": (
+                        '{"username": "shop", "socket_connect_timeout": 0.1, "socket_timeout": 0.1, "retry": null, '
+                        '"ssl": true, "ssl_ca_certs": "/etc/ssl/wsgi.fleet/ca.crt"}'
+                    ),
+                    "REDIS_URL": (
+                        "rediss://shop:p%40ss%20word@cache1.example.com:6379/0"
+                        "?ssl_cert_reqs=required&ssl_ca_certs=/etc/ssl/wsgi.fleet/ca.crt"
+                    ),
+                },
+                "fleet_packages": ["nginx", "python3-venv", "zstd"],
+                "fleet_sandbox_units": ["nginx"],
+            },
+            "cache1": {"fleet_packages": ["redis-server"], "fleet_sandbox_units": ["redis-server"]},
+        },
+    ),
+}
+
 #: What the plays that are about one application read its variables from.
 VARS_FILES = [["{{ __fleet_app_file | default('none.yml') }}", "none.yml"]]
 
@@ -893,6 +1002,7 @@ def answers(
         **FLEETS,
         **DRAINS,
         **CACHES,
+        **REDISES,
         MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {}),
     }.items():
         directory = tmp_path_factory.mktemp("topology")
@@ -912,15 +1022,12 @@ def answers(
             (inventory / path).parent.mkdir(parents=True, exist_ok=True)
             (inventory / path).write_text(text, encoding="utf-8")
         (directory / "password").write_text("open sesame\n", encoding="utf-8")
-        asked = (
-            SECRETS
-            if name == MADE
-            else [*DRAIN, *MAINTAIN, *PROFILE]
-            if name in DRAINS
-            else CACHE
-            if name in CACHES
-            else ASKED
-        )
+        asked = {
+            MADE: SECRETS,
+            **{key: [*DRAIN, *MAINTAIN, *PROFILE] for key in DRAINS},
+            **dict.fromkeys(CACHES, CACHE),
+            **dict.fromkeys(REDISES, REDIS),
+        }.get(name, ASKED)
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
             # As the plays that are about one application have it.
@@ -1019,6 +1126,15 @@ def test_what_the_app_caches_in(answers: Mapping[str, Answers]) -> None:
         }
 
 
+@pytest.mark.parametrize("name", REDISES)
+def test_how_redis_is_reached(answers: Mapping[str, Answers], name: str) -> None:
+    for host, own in REDISES[name].hosts.items():
+        said = answers[name].hosts[host]
+        env = {key: value for key, value in said["fleet_app_env"].items() if key != "FLASK_SECRET_KEY"}
+        found = {**said, "fleet_app_env": env}
+        assert found == {**REDISES[name].everywhere, "fleet_app_env": env, **own}
+
+
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
     directory = answers[MADE].directory / ".secrets"
     first, second = answers[MADE].hosts["app1"], answers[MADE].hosts["app2"]
@@ -1056,4 +1172,4 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *PARTS})
+    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *REDIS, *PARTS})

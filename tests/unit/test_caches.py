@@ -174,6 +174,54 @@ def test_what_redis_refuses_is_a_miss_and_no_outage(cache: Any, redis: Redis, ca
     ]
 
 
+class Sentinels:
+    """Stand for redis-py's: know a primary, and count who asks."""
+
+    def __init__(self) -> None:
+        self.primary = Redis()
+        self.asked = 0
+
+    def discover_master(self, _name: str) -> tuple[str, int]:
+        self.asked += 1
+        return "192.0.2.31", 6379
+
+
+def test_requests_ask_no_sentinel_for_a_primary_that_is_known() -> None:
+    """Once for all connections; the thread that looks after an outage asks anew, and drops what is connected."""
+    module = load("wsgi_fleet_redis")
+    cache = module.RedisSentinelCache([["192.0.2.31", 26379]], "fleet", password="x", key_prefix="shop:")
+    assert cache._read_client is cache._write_client
+    sentinels = Sentinels()
+    cache.primary.ask = sentinels.discover_master
+    manager = cache._write_client.connection_pool.sentinel_manager
+    assert [manager.discover_master("fleet") for _number in range(3)] == [("192.0.2.31", 6379)] * 3
+    assert sentinels.asked == 1
+    dropped: list[dict[str, bool]] = []
+    cache.pool = types.SimpleNamespace(disconnect=lambda **how: dropped.append(how))
+    cache._read_client = cache._write_client = sentinels.primary
+    cache.look()
+    assert dropped == [{"inuse_connections": False}]
+    assert manager.discover_master("fleet") == ("192.0.2.31", 6379)
+    assert sentinels.asked == 2
+
+
+def test_an_outage_of_several_hosts_ends_with_another_primary(caplog: pytest.LogCaptureFixture) -> None:
+    module = load("wsgi_fleet_redis")
+    cache = module.RedisSentinelCache([["192.0.2.31", 26379]], "fleet", password="x", key_prefix="shop:")
+    first, second = Redis(), Redis()
+    cache.pool = types.SimpleNamespace(disconnect=lambda **_how: None)
+    cache._read_client = cache._write_client = first
+    assert cache.set("a", 1)
+    first.error = RedisConnectionError("The previous master is now a slave")
+    assert cache.set("a", 2) is False
+    wait(lambda: len(first.asked) > 3)
+    assert cache.get("a") is None
+    cache._read_client = cache._write_client = second
+    wait(lambda: cache.set("a", 3))
+    assert cache.get("a") == 3
+    wait(lambda: caplog.records[-1].getMessage() == "Redis answers again")
+
+
 def test_a_mistake_of_the_application_is_told(cache: Any) -> None:
     with pytest.raises(Exception, match="pickle"):
         cache.set("a", lambda: None)

@@ -260,6 +260,7 @@ def test_hosts_outside_the_app_group_need_no_application() -> None:
 
 CACHE1 = host("cache1", ("cache",), "10.0.0.2", variables={})
 CACHE2 = host("cache2", ("cache",), "10.0.0.3", variables={})
+CACHE3 = host("cache3", ("cache",), "10.0.0.4", variables={})
 
 
 def backend(value: str, *more: core.Host, address: str = "10.0.0.1") -> list[core.Host]:
@@ -282,9 +283,18 @@ def backend(value: str, *more: core.Host, address: str = "10.0.0.1") -> list[cor
         (backend("redis"), "cache_backend: 'redis' needs a host in the group 'cache': put one there"),
         (backend("memcached"), "cache_backend: 'memcached' needs a host in the group 'cache': put one there"),
         (backend("simple", CACHE1), "cache_backend: 'simple' uses no cache host, and cache1 would be left without a"),
-        (backend("redis", CACHE1, CACHE2), "cache_backend: 'redis' is one server here, and the group 'cache' has 2 "
-         "hosts, cache1, cache2: the app would use the first alone. Leave one host in the group, or write memcached"),
-        ([host(), CACHE1, CACHE2], "cache_backend: 'redis' is one server here, and the group 'cache' has 2 hosts"),
+        (backend("redis", CACHE1, CACHE2), "cache_backend: 'redis' cannot be on two hosts, cache1, cache2: when they "
+         "lose sight of each other, neither can tell which of them is cut off. Put a third one into the group 'cache'"),
+        ([host(), CACHE1, CACHE2], "cache_backend: 'redis' cannot be on two hosts"),
+        ([host(), CACHE1, CACHE2, CACHE3], ""),
+        ([host(), CACHE1, CACHE2, replace(CACHE3, address="cache3.example.com")], "fleet_address: 'cache3.example.com' "
+         "of cache3 is a name: write its address, such as 10.0.0.31, since Sentinel knows hosts by it"),
+        ([host(), CACHE1, CACHE2, replace(CACHE3, variables={"redis_port": 6380})], "redis_port: differs between cache "
+         "hosts (not set on cache1, '6380' on cache3), each of which may become the primary: set it once, in the"),
+        ([host(), CACHE1, CACHE2, replace(CACHE3, variables={"redis_sentinel_port": 6379})], "redis_sentinel_port: "
+         "6379 is redis_port of cache3 too: write another one"),
+        ([host(), replace(CACHE1, variables={"redis_tls": True})], "redis_tls: is true on cache1 and not on app1: app "
+         "and cache hosts have to agree, so set it once, in the variables of the group 'all'"),
         ([*backend("memcached"), CACHE1], "cache_backend: differs between hosts ('memcached' on app1, not set on "
          "cache1): app and cache hosts have to agree, so set it once, in the variables of the group 'all'"),
         (backend("memcached", CACHE1, address="app1.example.com"), "fleet_address: 'app1.example.com' of app1 is a "

@@ -3,7 +3,8 @@
 Part of the virtual environment of an application that caches in Redis; FLASK_CACHE_TYPE names its class.
 
 Once Redis has not answered, requests ask it no more: a thread does, and ends the outage. So one request of each
-process pays the timeout of the settings, and no more do.
+process pays the timeout of the settings, and no more do. Of several hosts with Sentinel, requests know the primary;
+the thread asks Sentinel for another one.
 """
 
 import functools
@@ -50,7 +51,7 @@ class Outage:
     def begin(self, error, look):
         """Have requests leave Redis alone, and look after it until it answers.
 
-        :param look: asks Redis for a key.
+        :param look: asks Redis.
         """
         with self.lock:
             if self.lasts:
@@ -92,7 +93,7 @@ def guarded(name, miss):
             except ResponseError as error:
                 self.outage.tell(error)
             except (RedisError, OSError) as error:
-                self.outage.begin(error, functools.partial(backends.RedisCache.get, self, "outage"))
+                self.outage.begin(error, self.look)
         return miss(*args)
 
     return call
@@ -106,7 +107,46 @@ class RedisCache(backends.RedisCache):
         super().__init__(*args, **kwargs)
         self.outage = Outage()
 
+    def look(self):
+        """Ask Redis for a key; there need not be one."""
+        backends.RedisCache.get(self, "outage")
+
 
 for _name, _miss in MISSES.items():
     if hasattr(backends.RedisCache, _name):
         setattr(RedisCache, _name, guarded(_name, _miss))
+
+
+class Primary:
+    """Which host is the primary: asked for once, so that no request waits for Sentinels that do not answer."""
+
+    def __init__(self, ask):
+        """Take what asks the Sentinels."""
+        self.ask = ask
+        self.found = None
+
+    def __call__(self, name):
+        """Return the address."""
+        found = self.found
+        if found is None:
+            found = self.found = self.ask(name)
+        return found
+
+
+class RedisSentinelCache(RedisCache, backends.RedisSentinelCache):
+    """The cache on several hosts, with the settings of Flask-Caching's own. All goes to the primary."""
+
+    def __init__(self, *args, **kwargs):
+        """Take what Flask-Caching hands to its own class."""
+        super().__init__(*args, **kwargs)
+        # What was stored a moment ago need not be on a replica yet.
+        self._read_client = self._write_client
+        self.pool = self._write_client.connection_pool
+        self.primary = Primary(self.pool.sentinel_manager.discover_master)
+        self.pool.sentinel_manager.discover_master = self.primary
+
+    def look(self):
+        """Ask the host that is the primary by now."""
+        self.primary.found = None
+        self.pool.disconnect(inuse_connections=False)
+        super().look()
