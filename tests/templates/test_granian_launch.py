@@ -342,6 +342,9 @@ def test_the_application_is_imported_with_what_stands_around_it(
 ) -> None:
     """In order, the first one innermost; and what the launcher does on SIGTERM is not done in a worker."""
     monkeypatch.setitem(sys.modules, "shop", types.SimpleNamespace(app=answering(b"app", listed=True)))
+    minded: list[Any] = []
+    signals = types.SimpleNamespace(set_main_signals=minded.append)
+    monkeypatch.setitem(sys.modules, "granian", types.SimpleNamespace(_signals=signals))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in ("inner", "outer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -370,6 +373,38 @@ def test_the_application_is_imported_with_what_stands_around_it(
     moved, full = BEAT.unpack(note.read_bytes())
     assert 0 <= time.monotonic() - moved < 5
     assert full is False
+    # What Granian wants to be called at the end is called later.
+    signals.set_main_signals("end")
+    assert [end.__name__ for end in minded] == ["leave"]
+
+
+@pytest.mark.parametrize("current", [True, False])
+def test_a_worker_that_is_replaced_bids_farewell_first(launcher: dict[str, Any], tmp_path: Path, current: bool) -> None:
+    """Connections in use are asked to end; who tells it twice does not hurry it. One of an old release does not wait."""
+    if not current:
+        (tmp_path / "current").unlink()
+    launcher["FAREWELL"] = 0.2
+    threads = launcher["Threads"]()
+    minded: list[Callable[..., None]] = []
+    ended: list[tuple[Any, ...]] = []
+    done = threading.Event()
+
+    def end(*arguments: object) -> None:
+        ended.append(arguments)
+        done.set()
+
+    launcher["leave_slowly"](threads, minded.append, end)
+    minded[0](signal.SIGTERM, None)
+    assert (threads.leaving, bool(ended)) == (current, not current)
+    if current:
+        minded[0](signal.SIGTERM, None)
+        app = launcher["gateway"](answering(b"one", listed=True), threads, PROBE)
+        heads: list[Any] = []
+        environ = {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "PATH_INFO": "/", "HTTP_HOST": "x"}
+        app(environ, lambda *head: heads.append(head))
+        assert ("Connection", "close") in heads[0][1]
+    assert done.wait(5)
+    assert ended == [(signal.SIGTERM, None)]
 
 
 def test_a_worker_moves_unless_all_its_threads_stand_still(launcher: dict[str, Any]) -> None:
