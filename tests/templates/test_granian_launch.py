@@ -380,7 +380,7 @@ def test_the_application_is_imported_with_what_stands_around_it(
 
 @pytest.mark.parametrize("current", [True, False])
 def test_a_worker_that_is_replaced_bids_farewell_first(launcher: dict[str, Any], tmp_path: Path, current: bool) -> None:
-    """Connections in use are asked to end; who tells it twice does not hurry it. One of an old release does not wait."""
+    """Connections in use are asked to end; who tells it twice does not hurry it. An old release does not wait."""
     if not current:
         (tmp_path / "current").unlink()
     launcher["FAREWELL"] = 0.2
