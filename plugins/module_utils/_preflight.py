@@ -77,7 +77,8 @@ GROUPS = ("app", "cache", "load_balancer")
 FLEET = frozenset(
     {
         "cache_backend",
-        "fleet_tls", "fleet_address", "fleet_nginx_port", "fleet_secrets_directory", "fleet_cache_directory",
+        "fleet_tls", "fleet_address", "fleet_nginx_port", "fleet_weight", "fleet_backup", "fleet_secrets_directory",
+        "fleet_cache_directory",
         "fleet_apps_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password",
         "fleet_replication_password", "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
     }

@@ -524,6 +524,8 @@ def _servers(value: Any) -> str | None:
         "name": pattern(BACKEND, "cannot be the name of a server: use letters, digits, dots, hyphens and underscores"),
         "address": server_address,
         "port": _port,
+        "weight": whole(1, 256),
+        "backup": switch,
     }
     return _named(value, "a server", "{name: app1, address: 10.0.0.21, port: 80}", checks)
 
@@ -759,6 +761,9 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "load_balancer_check_fall": (1, 100),
     "load_balancer_check_rise": (1, 100),
     "load_balancer_request_timeout": (1, 86400),
+    "load_balancer_slow_start": (0, 86400),
+    "load_balancer_server_requests": (0, 1000000),
+    "load_balancer_queue_timeout": (1, 86400),
     "load_balancer_keepalive_timeout": (1, 86400),
     "load_balancer_client_timeout": (1, 86400),
     "load_balancer_server_timeout": (1, 86400),
@@ -797,11 +802,12 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "uwsgi_reload_on_rss": (0, 1048576),
     "uwsgi_offload_threads": (0, 1000),
     "fleet_nginx_port": (1, 65535),
+    "fleet_weight": (1, 256),
 }
 
 #: What templates and conditions ask for as it is.
 SWITCHES = (
-    "app_install", "app_primary", "certificate_install", "granian_access_log", "gunicorn_access_log",
+    "app_install", "app_primary", "fleet_backup", "certificate_install", "granian_access_log", "gunicorn_access_log",
     "gunicorn_preload", "host_time_sync",
     "load_balancer_access_log", "load_balancer_hsts_include_subdomains", "load_balancer_install",
     "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "memcached_install",

@@ -188,7 +188,8 @@ NGINX = options(
 )
 
 SERVER = entry(
-    {"name": matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"), "address": ADDRESS}, {"port": st.integers(1, 65535)}
+    {"name": matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"), "address": ADDRESS},
+    {"port": st.integers(1, 65535), "weight": st.integers(1, 256), "backup": SWITCH},
 )
 BACKEND = entry(
     {

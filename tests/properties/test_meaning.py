@@ -161,7 +161,7 @@ def test_haproxy_cfg_means_what_was_asked() -> None:
         front, defaults = sections["frontend http"], sections["defaults"]
         for name, variable, default in (
             ("connect", "connect", 3), ("client", "client", 60), ("server", "server", 75),
-            ("http-request", "request", 10), ("http-keep-alive", "keepalive", 60),
+            ("http-request", "request", 10), ("http-keep-alive", "keepalive", 60), ("queue", "queue", 10),
         ):  # fmt: skip
             value = settings.get(f"load_balancer_{variable}_timeout", default)
             assert ["timeout", name, f"{value}s"] in defaults
@@ -176,8 +176,19 @@ def test_haproxy_cfg_means_what_was_asked() -> None:
         for backend in backends:
             lines = sections[f"backend {backend['name']}"]
             assert [words[1:] for words in lines if words[0] == "server"] == [
-                [server["name"], f"{server['address']}:{server.get('port', 80)}"] for server in backend["servers"]
+                [
+                    server["name"],
+                    f"{server['address']}:{server.get('port', 80)}",
+                    *(["weight", str(server["weight"])] if "weight" in server else []),
+                    *(["backup"] if server.get("backup") else []),
+                ]
+                for server in backend["servers"]
             ]
+            (usual,) = [words for words in lines if words[0] == "default-server"]
+            for word, variable in (("slowstart", "slow_start"), ("maxconn", "server_requests")):
+                value = int(settings.get(f"load_balancer_{variable}", 0))
+                assert (word in usual) == bool(value)
+                assert not value or usual[usual.index(word) + 1].rstrip("s") == str(value)
             (check,) = [words for words in lines if words[:2] == ["http-check", "send"]]
             assert check[5] == backend.get("health_path", "/")
             assert check[check.index("Host") + 1] == backend.get("health_host", "localhost")

@@ -130,6 +130,7 @@ PARTS = [
     "__fleet_drain_checks",
     "__fleet_drain_strangers",
     "__fleet_home",
+    "__fleet_share",
     "__fleet_maintain_app_hosts",
     "__fleet_maintain_checks",
     "__fleet_tls",
@@ -476,7 +477,14 @@ FLEETS = {
     ),
     "no cache": Fleet(
         groups={
-            "app": {"app1": {"fleet_address": "192.0.2.21", "fleet_nginx_port": 8000}},
+            "app": {
+                "app1": {
+                    "fleet_address": "192.0.2.21",
+                    "fleet_nginx_port": 8000,
+                    "fleet_weight": 3,
+                    "fleet_backup": True,
+                }
+            },
             "load_balancer": {
                 "lb1": {"fleet_address": "192.0.2.10", "load_balancer_port": 8081},
                 "lb2": {"fleet_address": "192.0.2.11", "fleet_tls": "acme"},
@@ -490,7 +498,7 @@ FLEETS = {
                 {"name": "lb2", "url": "https://127.0.0.1:443/"},
             ],
             "fleet_app_primary": "app1",
-            "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
+            "fleet_app_hosts": [{"name": "app1", "address": "192.0.2.21", "port": 8000, "weight": 3, "backup": True}],
             "fleet_app_check_urls": ["http://127.0.0.1:8080/"],
             "fleet_cache_hosts": [],
             "fleet_certificate_addresses": ["192.0.2.10", "192.0.2.11"],
@@ -503,7 +511,7 @@ FLEETS = {
                 {
                     "name": "shop",
                     "host_names": [],
-                    "servers": [{"name": "app1", "address": "192.0.2.21", "port": 8000}],
+                    "servers": [{"name": "app1", "address": "192.0.2.21", "port": 8000, "weight": 3, "backup": True}],
                     "health_status": ["200-399"],
                     "health_path": "/",
                     "health_host": "localhost",

@@ -254,6 +254,35 @@ def test_a_host_joins_and_leaves_without_a_lost_request(host: Host, address: str
     assert load.requests > 300
 
 
+def test_shares_and_bounds_of_hosts(host: Host, address: str) -> None:
+    """By weight, a backup only while nobody else is there, and one request at a time with others in a queue."""
+    servers = [
+        {**server, **share} for server, share in zip(SERVERS, ({"weight": 3}, {}, {"backup": True}), strict=True)
+    ]
+    settings = {
+        "load_balancer_backends": [{**BACKEND, "servers": servers}],
+        "load_balancer_algorithm": "roundrobin",
+        "load_balancer_server_requests": 1,
+        "load_balancer_queue_timeout": 3,
+    }
+    done = apply_role(host, "wsgi.fleet.load_balancer", settings)
+    assert done.returncode == 0, done.stdout
+    becomes(host, app1="UP", app2="UP", app3="UP")
+    counts = served_by(address, 40)
+    assert set(counts) == {"app1", "app2"}
+    assert 27 <= counts["app1"] <= 33
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        # Two hosts, two seconds each: the fifth and the sixth would have to wait for four.
+        slow = [pool.submit(ask, address, "/slow", headers=SHOP, timeout=20) for _number in range(6)]
+        assert sorted(answer.result().status for answer in slow) == [200, 200, 200, 200, 503, 503]
+    host.run_test("touch /run/sick-app1 /run/sick-app2")
+    becomes(host, app1="DOWN", app2="DOWN", app3="UP")
+    assert set(served_by(address)) == {"app3"}
+    host.run_test("rm /run/sick-app1 /run/sick-app2")
+    assert apply_role(host, "wsgi.fleet.load_balancer", {}).returncode == 0
+    becomes(host, app1="UP", app2="UP")
+
+
 def test_bad_configuration_leaves_the_old_one(host: Host, address: str) -> None:
     before = host.file("/etc/haproxy/haproxy.cfg").content
     said = refused(host, "wsgi.fleet.load_balancer", {"load_balancer_frontend_extra": "nonsense on"})
