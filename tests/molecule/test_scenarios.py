@@ -27,7 +27,7 @@ STEPS = ("create", "converge", "idempotence", "verify")
 #: Escape sequences of colours, ECMA-48.
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: What says why a scenario failed: lines of pytest, inside the frame that Molecule may draw, and of Ansible.
-WRONG = re.compile(r"^[ │]*(?:(?:FAILED|ERROR|CRITICAL) |E  |fatal: |failed: |\[ERROR\])")
+WRONG = re.compile(r"^[ │]*(?:(?:FAILED(?! - RETRYING)|ERROR|CRITICAL) |E  |fatal: |failed: |\[ERROR\])")
 #: How many scenarios run at a time.
 LANES = 2
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
