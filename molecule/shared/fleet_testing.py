@@ -6,9 +6,11 @@ Tests import what is not a fixture: ``from fleet_testing import ask``.
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -27,6 +29,9 @@ import pytest
 import testinfra
 import yaml
 from testinfra.host import Host
+
+#: What is told when a role takes what it must refuse.
+APPLIED = "the role was applied"
 
 
 @dataclass(frozen=True)
@@ -347,9 +352,51 @@ class Cached:
 def refused(hosts: Host | str, role: str, variables: Mapping[str, Any]) -> str:
     """Apply a role with variables that it must refuse; return what was printed as one line."""
     done = apply_role(hosts, role, variables)
-    assert done.returncode == 2, f"the role was applied:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 2, f"{APPLIED}:\n{done.stdout}{done.stderr}"
     assert "changed=0" in done.stdout, done.stdout
     return " ".join((done.stdout + done.stderr).split())
+
+
+def refused_each(where: str, role: str, cases: Sequence[tuple[Mapping[str, Any], str]]) -> pytest.MarkDecorator:
+    """Parametrize a test by variables that a role must refuse, all of which are tried in one run.
+
+    The test gets ``refusal``, which returns what was printed as one line, and ``said``, what must be in it.
+    """
+
+    @functools.cache
+    def tell() -> list[str]:
+        play = _converge()
+        (entry,) = (entry for entry in play.pop("roles") if entry["role"] == role)
+        play["tasks"] = [
+            {
+                "name": f"Try case {number}",
+                "block": [
+                    {"ansible.builtin.include_role": {"name": role}, "vars": {**entry.get("vars", {}), **variables}},
+                    {"ansible.builtin.fail": {"msg": APPLIED}},
+                ],
+                "rescue": [{"ansible.builtin.debug": {"msg": f"End of case {number}"}}],
+            }
+            for number, (variables, _said) in enumerate(cases)
+        ]
+        done = _play(where, play)
+        text = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 0, text
+        assert not re.search(r"changed=[1-9]", text), text
+        parts = re.split(r"End of case (\d+)", text)
+        # Each host tells the end of a case, one after the other: what is before the first of these counts.
+        found = {int(number): before for before, number in reversed([*zip(parts[::2], parts[1::2], strict=False)])}
+        assert sorted(found) == [*range(len(cases))], text
+        return [found[number] for number in range(len(cases))]
+
+    def refusal(number: int) -> str:
+        text = tell()[number]
+        assert APPLIED not in text, text
+        return text
+
+    return pytest.mark.parametrize(
+        ("refusal", "said"),
+        [(functools.partial(refusal, number), said) for number, (_variables, said) in enumerate(cases)],
+    )
 
 
 def refused_by_checker(host: Host, file: str) -> str:

@@ -1,8 +1,9 @@
 """Every Molecule scenario, on hosts with real systemd, nginx, HAProxy and Redis.
 
 They run two at a time, since each waits for a good part of its time: for hosts to boot, for connections to drain,
-for a health check to fail. The whole of a scenario's output is shown when it fails; ``make molecule SCENARIO=…`` runs
-one alone.
+for a health check to fail. One of the two lanes begins beside the tests that need no host, which leave a processor
+idle (conftest.py). The whole of a scenario's output is shown when it fails; ``make molecule SCENARIO=…`` runs one
+alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,6 @@ STEPS = ("create", "converge", "idempotence", "verify")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: What says why a scenario failed: lines of pytest, inside the frame that Molecule may draw, and of Ansible.
 WRONG = re.compile(r"^[ │]*(?:(?:FAILED(?! - RETRYING)|ERROR|CRITICAL) |E  |fatal: |failed: |\[ERROR\])")
-#: How many scenarios run at a time.
-LANES = 2
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
 #: is not named takes the least.
 LONGEST = (
@@ -57,6 +56,11 @@ def told(run: Run) -> str:
     return "\n".join([*wrong[:50], "", "The whole output:", *lines])
 
 
+def longest_first(scenarios: Iterable[str]) -> list[str]:
+    """Put scenarios into the order in which they begin."""
+    return sorted(scenarios, key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
+
+
 def molecule_test(scenario: str) -> Run:
     """Create, converge, prove idempotence, verify, destroy."""
     molecule = shutil.which("molecule", path=str(Path(sys.executable).parent))
@@ -73,21 +77,6 @@ def molecule_test(scenario: str) -> Run:
         check=False,
     )
     return Run(done.returncode, COLOURS.sub("", done.stdout), time.monotonic() - began)
-
-
-@pytest.fixture(scope="session")
-def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Run]]]:
-    """The runs of the scenarios that were asked for, under way."""
-    chosen = [
-        str(item.callspec.params["scenario"])
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.originalname == "test_scenario"
-    ]
-    chosen.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
-    with ThreadPoolExecutor(LANES) as pool:
-        yield {name: pool.submit(molecule_test, name) for name in chosen}
-        # Only what has not begun: a scenario that runs removes its hosts at its end.
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def test_every_role_has_its_scenario() -> None:

@@ -13,7 +13,16 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, ask, ask_raw, ask_socket, hosts_of_scenario, refused, wait_for_clients
+from fleet_testing import (
+    Load,
+    apply_role,
+    ask,
+    ask_raw,
+    ask_socket,
+    hosts_of_scenario,
+    refused_each,
+    wait_for_clients,
+)
 from testinfra.host import Host
 
 #: Releases under Granian, of which the first is current, and one under Gunicorn.
@@ -579,8 +588,9 @@ def test_middleware_and_sizing_come_with_the_instance() -> None:
         assert apply_role("granian", "wsgi.fleet.granian", {}).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "granian-new",
+    "wsgi.fleet.granian",
     [
         ({"granian_workers": 0}, "granian_workers: '0' is not a number of processes"),
         ({"granian_workers": "4\n"}, "granian_workers: '4 ' is not a number of processes"),
@@ -610,6 +620,6 @@ def test_middleware_and_sizing_come_with_the_instance() -> None:
         ),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("granian-new", "wsgi.fleet.granian", variables)
+    assert said in refusal()

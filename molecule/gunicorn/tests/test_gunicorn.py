@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fleet_testing import apply_role, ask_socket, hosts_of_scenario, refused, wait_for_clients
+from fleet_testing import apply_role, ask_socket, hosts_of_scenario, refused_each, wait_for_clients
 from testinfra.host import Host
 
 UNIT = "echo@aaaaaaaaaaaa.service"
@@ -185,8 +185,9 @@ def test_settings_take_effect() -> None:
         assert apply_role("gunicorn", "wsgi.fleet.gunicorn", {}).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "gunicorn-new",
+    "wsgi.fleet.gunicorn",
     [
         (
             {"gunicorn_worker_class": "sync", "gunicorn_threads": 4, "gunicorn_workers": 0},
@@ -200,9 +201,9 @@ def test_settings_take_effect() -> None:
         ({"gunicorn_worker_class": "asgi"}, "value of gunicorn_worker_class must be one of"),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("gunicorn-new", "wsgi.fleet.gunicorn", variables)
+    assert said in refusal()
 
 
 KEPT = """

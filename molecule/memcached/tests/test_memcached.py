@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from fleet_testing import Cached, app_environment, ask_raw, hosts_of_scenario, refused
+from fleet_testing import Cached, app_environment, ask_raw, hosts_of_scenario, refused, refused_each
 from testinfra.host import Host
 
 OLD, NEW = "172.31.78.35", "172.31.78.36"
@@ -181,8 +181,9 @@ def test_a_bad_option_leaves_the_old_configuration(host: Host, address: str) -> 
     assert "VERSION" in say(host, "version", to=address)
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "memcached",
+    "wsgi.fleet.memcached",
     [
         ({"memcached_bind": []}, "memcached_bind: '' is not a list of addresses"),
         ({"memcached_bind": ["cache1.example.com"]}, "memcached_bind: 'cache1.example.com' is not a list of addresses"),
@@ -194,6 +195,6 @@ def test_a_bad_option_leaves_the_old_configuration(host: Host, address: str) -> 
         ({"memcached_options": ["-t 4; reboot"]}, "memcached_options: each must be one option with its value"),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("memcached", "wsgi.fleet.memcached", variables)
+    assert said in refusal()

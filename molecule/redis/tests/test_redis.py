@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from fleet_testing import refused, refused_by_checker
+from fleet_testing import refused, refused_by_checker, refused_each
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from testinfra.host import Host
@@ -105,8 +107,9 @@ def test_bad_configuration_leaves_the_old_one(host: Host, shop: Redis) -> None:
     assert shop.ping()
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "redis",
+    "wsgi.fleet.redis",
     [
         ({"redis_users": []}, "redis_users: nobody may connect"),
         ({"redis_settings": {"requirepass": "x"}}, "redis_settings: requirepass is decided by a variable"),
@@ -118,9 +121,9 @@ def test_bad_configuration_leaves_the_old_one(host: Host, shop: Redis) -> None:
         ({"redis_settings": {"loglevel": "notice\nuser x on nopass ~* +@all"}}, "a line break"),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("redis", "wsgi.fleet.redis", variables)
+    assert said in refusal()
 
 
 def test_whatever_passes_validation_is_accepted(host: Host) -> None:

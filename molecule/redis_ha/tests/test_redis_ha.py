@@ -14,7 +14,7 @@ from statistics import median, quantiles
 from typing import Any, Self
 
 import pytest
-from fleet_testing import Cached, app_environment, apply_role, ask_raw, hosts_of_scenario, refused
+from fleet_testing import Cached, app_environment, apply_role, ask_raw, hosts_of_scenario, refused_each
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.sentinel import Sentinel
@@ -361,8 +361,9 @@ def test_pages_are_answered_while_two_of_three_are_lost(app: Cached) -> None:
     watch.settled("two of three lost")
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "redis_ha",
+    "wsgi.fleet.redis",
     [
         (
             {"redis_nodes": [{"name": name, "address": HOSTS[name]} for name in list(HOSTS)[:2]]},
@@ -371,6 +372,6 @@ def test_pages_are_answered_while_two_of_three_are_lost(app: Cached) -> None:
         ({"redis_replication_password": ""}, "redis_replication_password: is empty: write a long one"),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("redis_ha", "wsgi.fleet.redis", variables)
+    assert said in refusal()

@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Callable
 
 import pytest
-from fleet_testing import apply_role, ask, hosts_of_scenario, refused
+from fleet_testing import apply_role, ask, hosts_of_scenario, refused, refused_each
 from testinfra.host import Host
 
 #: What each unit needs, as the role's defaults say it; the tests change it.
@@ -281,8 +282,9 @@ def test_only_running_units_that_changed_are_restarted(host: Host) -> None:
     assert back.returncode == 0, back.stdout
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "sandbox",
+    "wsgi.fleet.sandbox",
     [
         (
             {"sandbox_units": ["nginx", "squid"]},
@@ -309,6 +311,6 @@ def test_only_running_units_that_changed_are_restarted(host: Host) -> None:
         ),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names what is wrong and what to write instead."""
-    assert said in refused("sandbox", "wsgi.fleet.sandbox", variables)
+    assert said in refusal()

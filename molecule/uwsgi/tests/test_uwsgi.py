@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_testing import Load, ask, ask_raw, ask_socket, hosts_of_scenario, refused
+from fleet_testing import Load, ask, ask_raw, ask_socket, hosts_of_scenario, refused_each
 from testinfra.host import Host
 
 #: Releases under uWSGI, of which the first is current, and one under Gunicorn.
@@ -552,8 +552,9 @@ def test_the_state_of_an_instance_is_for_root(host: Host) -> None:
 INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "echo", "socket_group": "www-data"}
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
+@refused_each(
+    "uwsgi-new",
+    "wsgi.fleet.uwsgi",
     [
         ({"uwsgi_processes": 0}, "uwsgi_processes: '0' is not a number of processes"),
         ({"uwsgi_processes": "4\n"}, "uwsgi_processes: '4 ' is not a number of processes"),
@@ -584,6 +585,6 @@ INSTANCE = {"name": "echo", "directory": "/srv/echo", "user": "echo", "group": "
         ),
     ],
 )
-def test_bad_input_is_refused(variables: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """Each message names the variable and what to write instead."""
-    assert said in refused("uwsgi-new", "wsgi.fleet.uwsgi", variables)
+    assert said in refusal()
