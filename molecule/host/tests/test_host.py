@@ -82,6 +82,24 @@ def test_what_was_altered_or_dropped_goes(host: Host) -> None:
     assert host.file("/etc/sysctl.d/60-wsgi-fleet.conf").content_string == SETTINGS
 
 
+def test_security_upgrades_come_by_themselves(host: Host) -> None:
+    """Only those whose restart nobody notices, and without booting."""
+    dry = host.run("unattended-upgrade --dry-run --debug")
+    assert dry.rc == 0, dry.stderr
+    said = dry.stdout + dry.stderr
+    assert "'^nginx'" in said
+    assert "'^haproxy'" in said
+    assert host.check_output("systemctl is-enabled apt-daily-upgrade.timer") == "enabled"
+    settings = host.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
+    # Where it is off, that is said to apt as well.
+    done = apply_role(host, "wsgi.fleet.host", {"host_security_upgrades": "disabled"})
+    assert done.returncode == 0, done.stdout
+    assert 'APT::Periodic::Unattended-Upgrade "0";' in host.check_output("apt-config dump")
+    assert apply_role(host, "wsgi.fleet.host", {}).returncode == 0
+
+
 def test_accounts_of_others_are_not_taken() -> None:
     """An app that bears the name of somebody's account does not take its shell from that account."""
     said = refused("host", "wsgi.fleet.host", {"host_accounts": ["shop", "deploy", "root", "theirs"]})
