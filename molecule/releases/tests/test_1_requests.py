@@ -6,6 +6,7 @@ another one after the playbook has ended.
 
 from __future__ import annotations
 
+import json
 import shutil
 import ssl
 import time
@@ -178,6 +179,33 @@ def test_renewal_of_the_certificate(fleet: Fleet, counting: Counting) -> None:
     after_it = {served_certificate(*balancer) for balancer in BALANCERS}
     assert len(before) == len(after_it) == 1
     assert before != after_it
+
+
+def greets(password: str) -> str:
+    """Log in to the cache as the application does, on its own host, and return the answer."""
+    talk = "exec 3<>/dev/tcp/127.0.0.1/6379; cat >&3; head -n 1 <&3"
+    return on("cache1", f"printf 'AUTH shop {password}\\r\\n' | timeout 2 bash -c '{talk}'")
+
+
+def test_rotation_of_secrets(fleet: Fleet, counting: Counting) -> None:
+    """The cache has another password, and sessions another key, beside which the one before is still good."""
+    secrets = fleet.scenario / ".secrets"
+    old = {name: (secrets / name).read_text().strip() for name in ("secret_key", "cache_password")}
+    before = releases(fleet)
+    fleet.variables |= {
+        "fleet_secret_key": "rotated" * 8,
+        "fleet_cache_password": "rotated-too" * 4,
+        "app_env": {**fleet.variables["app_env"], "FLASK_SECRET_KEY_FALLBACKS": json.dumps([old["secret_key"]])},
+    }
+    assert greets(old["cache_password"]) == "+OK"
+    with counting("rotation of secrets") as count:
+        said = fleet.run("site.yml")
+        count.returned = time.monotonic()
+    assert not after(count) & before
+    assert greets(old["cache_password"]).startswith("-WRONGPASS")
+    assert greets(fleet.variables["fleet_cache_password"]) == "+OK"
+    shown = [secret for secret in (*old.values(), *("rotated" * 8, "rotated-too" * 4)) if secret in said]
+    assert shown == []
 
 
 def test_maintenance(fleet: Fleet, counting: Counting) -> None:
