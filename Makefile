@@ -30,7 +30,7 @@ unit: venv tools ## Run the tests that need no host
 lint: venv ## Run the linters of the field
 	@.venv/bin/python -m pytest tests/lint $(PYTEST)
 
-molecule: venv engine images ## Run one scenario: make molecule SCENARIO=nginx
+molecule: venv tools engine images ## Run one scenario: make molecule SCENARIO=nginx
 	@PATH="$$PWD/.venv/bin:$$PATH" molecule test -s "$${SCENARIO:?say which one: make molecule SCENARIO=nginx}"
 
 bench-deploy: venv engine images ## Count lost requests and the longest wait for each thing done to a fleet
@@ -60,9 +60,9 @@ clean: ## Remove the demo, the hosts of the tests, the images, and the virtual e
 venv:
 	@scripts/venv.sh
 
-# Without it, tests of packed builds would be skipped.
+# What tests run: zstd packs builds, h2load and slowhttptest ask load balancers.
 tools:
-	@. scripts/common.sh; command -v zstd >/dev/null || apt_install zstd
+	@. scripts/common.sh; command -v zstd h2load slowhttptest | awk 'END { exit NR != 3 }' || apt_install zstd nghttp2-client slowhttptest
 
 engine:
 	@scripts/engine.sh

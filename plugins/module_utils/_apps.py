@@ -15,7 +15,8 @@ from typing import Any
 #: that they stand in a file as they are, without templates.
 AROUND = (
     "app_host_names", "app_health_path", "app_health_status", "app_health_host", "app_static", "app_packages",
-    "app_maintenance_retry_after", "app_maintenance_allow", "uwsgi_package",
+    "app_maintenance_retry_after", "app_maintenance_allow", "app_micro_cache", "app_client_requests",
+    "app_client_connections", "app_sticky_cookie", "uwsgi_package",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ class App:
 
         host_names = get("app_host_names", [])
         path = get("app_health_path", "/")
+        limit = {"requests": get("app_client_requests", 0), "connections": get("app_client_connections", 0)}
         return {
             "name": self.name,
             "packages": get("app_packages", []),
@@ -62,6 +64,11 @@ class App:
                     }
                     for entry in get("app_static", [])
                 ],
+                # Kept for what is live: none outlives a flip.
+                "cache": {"seconds": get("app_micro_cache", 0), "path": f"/srv/{self.name}/current"}
+                if get("app_micro_cache", 0)
+                else {},
+                "limit": {what: number for what, number in limit.items() if number},
                 # The page that maintenance.yml puts there is the switch. Checks of the fleet always pass;
                 # others that ask for health do where that has a path of its own.
                 "maintenance": {
@@ -76,6 +83,7 @@ class App:
                 "host_names": host_names,
                 "health_status": get("app_health_status", ["200-399"]),
                 "health_path": path,
+                "cookie": get("app_sticky_cookie", ""),
                 # A name that the wildcard is for.
                 "health_host": get(
                     "app_health_host", str(host_names[0]).replace("*", "health") if host_names else "localhost"

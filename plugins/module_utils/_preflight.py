@@ -68,6 +68,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._values import (
     positive,
     show,
     status_code,
+    sticky_cookie,
     too_long,
 )
 
@@ -307,6 +308,7 @@ CHECKS: Mapping[str, Check] = {
     "app_host_names": each(pattern(HOST_NAME, "is not a host name: write it in lower case, such as shop.example.com")),
     "app_health_host": health_host,
     "app_health_path": health_path,
+    "app_sticky_cookie": sticky_cookie,
     "app_health_status": each(status_code),
     "app_health_body": _health_body,
     "app_health_deadline": positive,
@@ -580,6 +582,12 @@ def check_values(hosts: Sequence[Host]) -> Iterator[Problem]:
                 yield Problem(name, text)
 
 
+#: What Ansible says of a value of the wrong type inside of a list or dictionary.
+NESTED_TYPE = re.compile(
+    r".*'(?P<option>\w+)' is of type .* found in '\w+ -> (?P<where>.*?)'.* unable to convert to (?P<kind>\w+)"
+)
+
+
 def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Types and choices are those of the roles' argument specifications."""
     for host in hosts:
@@ -588,8 +596,14 @@ def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -
             if spec is None:
                 continue
             only = {k: v for k, v in spec.items() if k not in {"default", "required"}}
-            result = ArgumentSpecValidator({name: only}).validate({name: value})
-            for message in result.error_messages:
+            try:
+                messages = ArgumentSpecValidator({name: only}).validate({name: value}).error_messages
+            except (AttributeError, TypeError):
+                # Ansible looks for options in whatever stands in the place of a dictionary, be it a number.
+                if not (name in CHECKS and CHECKS[name](value)):
+                    yield Problem(name, "holds a single value in the place of a dictionary: write {option: value}")
+                continue
+            for message in messages:
                 text = message.removeprefix(f"argument '{name}' ").rstrip(".")
                 if text.startswith("is of type ") and (remedy := REMEDIES.get(str(spec.get("type")))):
                     secret = spec.get("no_log") or name in MULTILINE or SECRET.search(name)
@@ -599,6 +613,11 @@ def check_specs(hosts: Sequence[Host], specs: Mapping[str, Mapping[str, Any]]) -
                     kind = str(spec.get("elements"))
                     text = (
                         f"holds what is not of type {kind}: write a list of {REMEDIES.get(kind, kind)} for each entry"
+                    )
+                elif inner := NESTED_TYPE.match(text):
+                    kind = inner["kind"]
+                    text = (
+                        f"{inner['where']}: {inner['option']}: is not of type {kind}: write {REMEDIES.get(kind, kind)}"
                     )
                 elif text.startswith("missing required arguments: "):
                     text += ": write it too"

@@ -505,6 +505,18 @@ def _maintenance(value: Any) -> str | None:
     )
 
 
+def _response_cache(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"{show(value)} is not a dictionary: write seconds and so on"
+    return _first(value, {"seconds": whole(1, 3600), "path": _host_path})
+
+
+def _client_limit(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return f"{show(value)} is not a dictionary: write requests, connections or both"
+    return _first(value, {"requests": whole(1, 100000), "connections": whole(1, 65535)})
+
+
 def _sites(value: Any) -> str | None:
     checks: dict[str, Check] = {
         "name": pattern(SITE, "cannot be the name of a site: use lower-case letters, digits and hyphens"),
@@ -514,6 +526,8 @@ def _sites(value: Any) -> str | None:
         "static": _site_static,
         "maintenance": _maintenance,
         "buffering": switch,
+        "cache": _response_cache,
+        "limit": _client_limit,
         "extra": nginx_directives,
     }
     return _named(value, "a site", "{name: shop, upstream: 'unix:/srv/shop/app.sock'}", checks)
@@ -537,6 +551,11 @@ def server_address(value: Any) -> str | None:
     return f"{show(value)} is neither an address nor a host name: write one such as 10.0.0.21"
 
 
+sticky_cookie = pattern(
+    re.compile(r"[A-Za-z0-9_-]{0,64}"), "cannot be the name of a cookie: use letters, digits, hyphens and underscores"
+)
+
+
 def _backends(value: Any) -> str | None:
     checks: dict[str, Check] = {
         "name": pattern(BACKEND, "cannot be the name of a backend: use letters, digits, dots, hyphens and underscores"),
@@ -545,6 +564,7 @@ def _backends(value: Any) -> str | None:
         "health_path": health_path,
         "health_host": health_host,
         "health_status": each(status_code),
+        "cookie": sticky_cookie,
         "wait": switch,
     }
     return _named(value, "a backend", "{name: shop, servers: [{name: app1, address: 10.0.0.21}]}", checks)
@@ -735,6 +755,9 @@ _seconds = number(0, 86400)
 #: Each whole number, with the least and the most that the service or the role can take.
 WHOLE: Mapping[str, tuple[int, int]] = {
     "app_warmup_requests": (1, 10000),
+    "app_micro_cache": (0, 3600),
+    "app_client_requests": (0, 100000),
+    "app_client_connections": (0, 65535),
     "app_keep_releases": (0, 1000),
     "app_lost_timeout": (0, 86400),
     "app_profile_rate": (1, 1000),

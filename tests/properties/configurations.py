@@ -167,6 +167,10 @@ SITE = entry(
         "static": st.lists(STATIC, max_size=3),
         "maintenance": MAINTENANCE,
         "buffering": SWITCH,
+        "cache": entry({"seconds": st.integers(1, 3600)}, {"path": HOST_PATH}),
+        "limit": st.fixed_dictionaries(
+            {}, optional={"requests": st.integers(1, 100000), "connections": st.integers(1, 65535)}
+        ),
         "extra": st.sampled_from(["", "deny all;", "location /x { return 204; }", 'add_header X "a;b}";', "# {\n"]),
     },
 )
@@ -203,6 +207,7 @@ BACKEND = entry(
             str.__add__, st.lists(LABEL, min_size=1, max_size=3).map(".".join), st.sampled_from(["", ":8080"])
         ),
         "health_status": st.lists(matching(r"[1-5][0-9][0-9](-[1-5][0-9][0-9])?"), min_size=1, max_size=3),
+        "cookie": matching(r"[A-Za-z0-9_-]{1,64}") | st.just(""),
         "wait": SWITCH,
     },
 )  # fmt: skip

@@ -123,6 +123,17 @@ def look_at_site(site: dict[str, Any], http: Block, server: Block, settings: Set
     for entry, (_url, within) in zip(site.get("static", []), static, strict=True):
         assert all_of(within, "alias") == [[entry["path"].rstrip("/") + "/"]]
     assert bool(all_of(inner(server, "location", "/"), "proxy_buffering")) != site.get("buffering", True)
+    limit = site.get("limit", {})
+    for where in [inner(server, "location", "/")] + ([inner(server, "location", "@cached")] if "cache" in site else []):
+        rates = [words[1] for words in all_of(where, "limit_req")]
+        assert rates == ([f"burst={limit['requests']}"] if "requests" in limit else [])
+        assert [words[1] for words in all_of(where, "limit_conn")] == (
+            [str(limit["connections"])] if "connections" in limit else []
+        )
+    if cache := site.get("cache"):
+        cached = inner(server, "location", "@cached")
+        assert all_of(cached, "proxy_cache_valid") == [[f"{cache['seconds']}s"]]
+        assert all_of(cached, "root") == ([[cache["path"]]] if "path" in cache else [])
     if maintenance := site.get("maintenance"):
         identifier = site["name"].replace("-", "_")
         allowed = inner(http, "geo", f"$site_{identifier}_may_pass")
@@ -194,6 +205,9 @@ def test_haproxy_cfg_means_what_was_asked() -> None:
             assert check[check.index("Host") + 1] == backend.get("health_host", "localhost")
             (expect,) = [words for words in lines if words[:2] == ["http-check", "expect"]]
             assert expect[3].split(",") == backend.get("health_status", ["200-399"])
+            cookies = [words[1] for words in lines if words[0] == "cookie"]
+            assert cookies == ([backend["cookie"]] if backend.get("cookie") else [])
+            assert (["http-check", "disable-on-404"] in lines) != bool(cookies)
             names = [words[-1] for words in front if words[:2] == ["acl", f"host_{backend['name']}"]]
             assert names == [name.removeprefix("*") for name in backend["host_names"]]
         everyone = [words[1] for words in front if words[0] == "default_backend"]

@@ -63,7 +63,7 @@ SECRETS = [
     "__fleet_replication_password",
     "__fleet_app_profiler_password",
 ]
-#: What drain.yml, undrain.yml and tune.yml ask.
+#: What drain.yml, undrain.yml, retire_host.yml and tune.yml ask.
 DRAIN = [
     "fleet_drain_hosts",
     "fleet_drain_last",
@@ -195,6 +195,8 @@ SITES = [
         "upstream": "unix:/srv/blog/current/app.sock",
         "static": [],
         "maintenance": maintenance("/status", app="blog"),
+        "cache": {},
+        "limit": {},
     },
     {
         "name": "shop",
@@ -203,6 +205,8 @@ SITES = [
         "upstream": "unix:/srv/shop/current/app.sock",
         "static": [{"url": "/static/", "path": "/srv/shop/current/build/code/shop/static/"}],
         "maintenance": maintenance("/health"),
+        "cache": {},
+        "limit": {},
     },
     {
         "name": "wiki",
@@ -211,6 +215,8 @@ SITES = [
         "upstream": "unix:/srv/wiki/current/app.sock",
         "static": [],
         "maintenance": maintenance("/health", app="wiki"),
+        "cache": {},
+        "limit": {},
     },
 ]
 
@@ -240,6 +246,8 @@ FLEETS = {
             "app_health_status": ["200"],
             "app_maintenance_allow": ["203.0.113.7"],
             "app_maintenance_retry_after": 60,
+            "app_micro_cache": 2,
+            "app_client_requests": 20,
             "app_packages": ["libpq5", "zstd"],
             "uwsgi_package": "distribution",
             "app_static": [{"url": "/static/", "path": "shop/static"}, {"url": "/docs/", "path": "docs//"}],
@@ -274,6 +282,7 @@ FLEETS = {
                     "servers": [{"name": "box", "address": "203.0.113.10", "port": 8080}],
                     "health_status": ["200"],
                     "health_path": "/health?deep=1",
+                    "cookie": "",
                     "health_host": "shop.example.com",
                     "wait": True,
                 }
@@ -298,6 +307,8 @@ FLEETS = {
                             {"url": "/docs/", "path": "/srv/shop/current/build/code/docs/"},
                         ],
                         "maintenance": maintenance("/health", retry_after=60, allow=["203.0.113.7"]),
+                        "cache": {"seconds": 2, "path": "/srv/shop/current"},
+                        "limit": {"requests": 20},
                     }
                 ],
                 "fleet_packages": [
@@ -352,6 +363,7 @@ FLEETS = {
                     ],
                     "health_status": ["200-399"],
                     "health_path": "/health",
+                    "cookie": "",
                     "health_host": "shop.example.com",
                     "wait": True,
                 }
@@ -365,6 +377,8 @@ FLEETS = {
                     "upstream": "unix:/srv/shop/current/app.sock",
                     "static": [],
                     "maintenance": maintenance("/health"),
+                    "cache": {},
+                    "limit": {},
                 }
             ],
         },
@@ -407,6 +421,8 @@ FLEETS = {
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
                         "maintenance": maintenance("/health"),
+                        "cache": {},
+                        "limit": {},
                     }
                 ],
                 "fleet_packages": ["haproxy"],
@@ -447,6 +463,7 @@ FLEETS = {
                     "servers": [{"name": "app1.example.com", "address": "app1.example.com", "port": 80}],
                     "health_status": ["200-399"],
                     "health_path": "/",
+                    "cookie": "",
                     "health_host": "health.example.com",
                     "wait": True,
                 }
@@ -468,6 +485,8 @@ FLEETS = {
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
                         "maintenance": maintenance(),
+                        "cache": {},
+                        "limit": {},
                     }
                 ],
                 "fleet_packages": ["nginx", "python3-venv", "zstd", "redis-server"],
@@ -514,6 +533,7 @@ FLEETS = {
                     "servers": [{"name": "app1", "address": "192.0.2.21", "port": 8000, "weight": 3, "backup": True}],
                     "health_status": ["200-399"],
                     "health_path": "/",
+                    "cookie": "",
                     "health_host": "localhost",
                     "wait": True,
                 }
@@ -527,6 +547,8 @@ FLEETS = {
                     "upstream": "unix:/srv/shop/current/app.sock",
                     "static": [],
                     "maintenance": maintenance(),
+                    "cache": {},
+                    "limit": {},
                 }
             ],
         },
@@ -545,6 +567,8 @@ FLEETS = {
                         "upstream": "unix:/srv/shop/current/app.sock",
                         "static": [],
                         "maintenance": maintenance(),
+                        "cache": {},
+                        "limit": {},
                     }
                 ],
                 "fleet_packages": ["nginx", "python3-venv", "zstd"],
@@ -641,6 +665,7 @@ app_health_host: localhost
                     ],
                     "health_status": [204],
                     "health_path": "/status?deep=1",
+                    "cookie": "",
                     "health_host": "blog.example.com",
                     "wait": True,
                 },
@@ -651,6 +676,7 @@ app_health_host: localhost
                     "servers": [{"name": "app2", "address": "192.0.2.22", "port": 80}],
                     "health_status": ["200-399"],
                     "health_path": "/health",
+                    "cookie": "",
                     "health_host": "localhost",
                     "wait": True,
                 },
@@ -664,6 +690,7 @@ app_health_host: localhost
                     ],
                     "health_status": ["200-399"],
                     "health_path": "/health",
+                    "cookie": "",
                     "health_host": "www.example.com",
                     "wait": False,
                 },

@@ -74,6 +74,8 @@ def test_what_stands_around_an_application_by_default() -> None:
             "server_names": [],
             "upstream": "unix:/srv/blog/current/app.sock",
             "static": [],
+            "cache": {},
+            "limit": {},
             "maintenance": {"page": "/srv/blog/maintenance.html", "retry_after": 300, "allow": [], "pass": []},
         },
         "backend": {
@@ -81,6 +83,7 @@ def test_what_stands_around_an_application_by_default() -> None:
             "host_names": [],
             "health_status": ["200-399"],
             "health_path": "/",
+            "cookie": "",
             "health_host": "localhost",
         },
     }
@@ -97,6 +100,10 @@ app_packages: [libpq5]
 uwsgi_package: distribution
 app_maintenance_retry_after: 60
 app_maintenance_allow: [203.0.113.7]
+app_micro_cache: 2
+app_client_requests: 20
+app_client_connections: 10
+app_sticky_cookie: seen-by
 """
     found = read_app("shop.yml", text, {}).around()
     assert (found["packages"], found["uwsgi_package"]) == (["libpq5"], "distribution")
@@ -114,12 +121,15 @@ app_maintenance_allow: [203.0.113.7]
             "allow": ["203.0.113.7"],
             "pass": ["/health"],
         },
+        "cache": {"seconds": 2, "path": "/srv/shop/current"},
+        "limit": {"requests": 20, "connections": 10},
     }
     assert found["backend"] == {
         "name": "shop",
         "host_names": ["shop.example.com", "*.shop.example.com"],
         "health_status": [204],
         "health_path": "/health?deep=1",
+        "cookie": "seen-by",
         "health_host": "localhost:8000",
     }
 
@@ -214,6 +224,7 @@ def test_a_backend_has_all_that_load_balancers_ask_for() -> None:
         "host_names": [],
         "health_status": ["200-399"],
         "health_path": "/",
+        "cookie": "",
         "health_host": "localhost",
         "servers": SERVERS,
         "wait": True,

@@ -51,6 +51,7 @@ from ansible_collections.wsgi.fleet.plugins.modules import (
     release_end,
     release_info,
     release_profile,
+    release_remove,
     release_retire,
     release_run,
     release_stage,
@@ -70,6 +71,7 @@ MODULES = (
     release_end,
     release_info,
     release_profile,
+    release_remove,
     release_retire,
     release_run,
     release_stage,
@@ -300,6 +302,7 @@ def systemd(layout: core.Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
         release_end,
         release_info,
         release_profile,
+        release_remove,
         release_retire,
         release_run,
         release_stage,
@@ -426,6 +429,7 @@ def test_secrets_are_marked_as_such(module: ModuleType, secrets: list[str], monk
         (release_begin, {"name": "shop"}, "missing required arguments: deploy, directory"),
         (release_end, {"name": "shop"}, "missing required arguments: deploy, directory"),
         (release_discard, {"name": "shop"}, "missing required arguments: directory"),
+        (release_remove, {"directory": "/srv/shop"}, "missing required arguments: name"),
         (release_drive, {"name": "shop"}, "missing required arguments: directory, releases"),
         (release_profile, {"name": "shop"}, "missing required arguments: destination, directory"),
         (release_run, {"name": "shop", "directory": "/nowhere"}, "missing required arguments: command, task, user"),
@@ -1349,6 +1353,72 @@ def test_a_stray_file_beside_the_releases_is_no_obstacle(
 ) -> None:
     core.write_file(layout.releases / "notes.txt", "", 0o644)
     assert "failed" not in call(release_retire, place)
+
+
+# release_remove
+
+
+@pytest.fixture
+def settled(layout: core.Layout, systemd: FakeSystemd) -> None:
+    """A host with two releases, of which one is live, and with a process of the one before that still runs."""
+    make_release(layout, OLDER, "e" * 12)
+    make_release(layout, OLD)
+    put_live(layout, OLDER, OLD)
+    process = layout.process_unit(OLDER, "worker-1.service")
+    core.write_file(layout.units / process, UNIT, 0o644)
+    _instance.enable(layout, process)
+    core.write_file(layout.units / "shopping@x.service", UNIT, 0o644)
+    core.write_file(layout.permit(OLD), "", 0o644)
+    core.write_file(layout.root / ".key", "k", 0o600)
+    for unit in (f"shop@{OLD}.service", process):
+        systemd.states[unit] = RUNNING
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_application_leaves_but_for_what_it_has_stored(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any]
+) -> None:
+    core.write_file(layout.root / "shared/uploads/one.txt", "mine", 0o644)
+    before = snapshot(layout.root), snapshot(layout.units)
+    expected = {"changed": True, "releases": sorted([OLDER, OLD]), "kept": str(layout.root / "shared")}
+    told = call(release_remove, place, check=True)
+    assert {key: told[key] for key in expected} == expected
+    assert (snapshot(layout.root), snapshot(layout.units)) == before
+    result = call(release_remove, place)
+    assert {key: result[key] for key in expected} == expected
+    assert [call.partition(" ")[0] for call in systemd.calls] == ["stop", "reload"]
+    assert set(systemd.calls[0].split()[1:]) == {f"shop@{OLD}.service", f"shop.worker-1@{OLDER}.service"}
+    assert [path.name for path in layout.root.iterdir()] == ["shared"]
+    assert (layout.root / "shared/uploads/one.txt").read_text() == "mine"
+    # Those of another application, whose name begins alike, stay.
+    assert [path.name for path in layout.units.rglob("*") if not path.is_dir()] == ["shopping@x.service"]
+    assert not layout.permit(OLD).exists()
+    again = call(release_remove, place)
+    assert (again["changed"], again["releases"], again["kept"]) == (False, [], str(layout.root / "shared"))
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_application_that_has_stored_nothing_leaves_nothing(
+    call: Caller, layout: core.Layout, place: dict[str, Any]
+) -> None:
+    (layout.root / "shared").mkdir()
+    assert call(release_remove, place)["kept"] == ""
+    assert not layout.root.exists()
+    assert call(release_remove, place)["changed"] is False
+    assert not layout.root.exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_no_application_leaves_while_it_is_deployed(
+    call: Caller, layout: core.Layout, systemd: FakeSystemd, place: dict[str, Any]
+) -> None:
+    with core.exclusive(layout):
+        transaction.write_lock(layout, transaction.Lock("D9", "deploy", by="ann", origin="desk", since="noon"))
+    before = snapshot(layout.root), snapshot(layout.units)
+    message = call.fails(release_remove, place)
+    assert message.startswith("Another deploy is under way: deploy D9, by ann on desk since noon.")
+    assert (snapshot(layout.root), snapshot(layout.units)) == before
+    assert systemd.calls == []
 
 
 # Trials: release_stage with trial, release_drive and release_discard

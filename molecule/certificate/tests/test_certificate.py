@@ -107,6 +107,23 @@ def test_curl_gets_an_answer_by_http_2(address: str) -> None:
     assert json.loads(body)["path"] == "/a?b=c"
 
 
+def test_many_streams_at_once(address: str) -> None:
+    """h2load: 20 connections with ten requests under way on each, none of which fails."""
+    done = subprocess.run(
+        [
+            "h2load", "--requests=3000", "--clients=20", "--max-concurrent-streams=10",
+            f"--connect-to={address}:443", "https://shop.example.com/",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    print(done.stdout)
+    assert "Application protocol: h2" in done.stdout
+    assert "3000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout
+    assert "status codes: 3000 2xx, 0 3xx, 0 4xx, 0 5xx" in done.stdout
+
+
 def test_the_application_learns_the_scheme(host: Host, address: str, tls: ssl.SSLContext) -> None:
     """Over TLS it is https, whatever a client says, and what a trusted proxy says counts."""
     lies = {**SHOP, "X-Forwarded-Proto": "http", "X-Forwarded-For": "203.0.113.9"}

@@ -6,16 +6,20 @@ import collections
 import concurrent.futures
 import csv
 import json
+import re
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker
+from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker, refused_each
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
+WIKI = {"Host": "wiki.example.com"}
 CONTROLLER = "172.31.78.1"
+BALANCERS = ("172.31.78.51", "172.31.78.52")
 SERVERS = [{"name": f"app{n}", "address": f"127.0.0.1{n}", "port": 9000} for n in (1, 2, 3)]
 BACKEND = {
     "name": "shop",
@@ -162,6 +166,54 @@ def test_a_drained_host_stays_out(host: Host, address: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def cookies(address: str) -> dict[str, str]:
+    """Come as many clients, and return the cookie with its attributes that each host is known by."""
+    found: dict[str, str] = {}
+    for _client in range(20):
+        answer = ask(address, headers=WIKI)
+        found[json.loads(answer.body)["name"]] = answer.headers["set-cookie"]
+    return found
+
+
+def test_a_client_stays_on_its_host(address: str) -> None:
+    """Whichever load balancer it comes by; and the application sees its own cookies alone."""
+    found = cookies(address)
+    assert set(found) == {"app1", "app2"}
+    for name, cookie in found.items():
+        pair, *attributes = cookie.split("; ")
+        assert "HttpOnly" in attributes
+        assert pair.startswith("seen-by=")
+        for balancer in BALANCERS:
+            for _again in range(6):
+                answer = ask(balancer, headers={**WIKI, "Cookie": f"{pair}; mine=1"})
+                seen = json.loads(answer.body)
+                assert seen["name"] == name
+                assert [value for header, value in seen["headers"] if header == "cookie"] == ["mine=1"]
+                assert "set-cookie" not in answer.headers
+
+
+def test_a_drained_host_keeps_no_client(host: Host, address: str) -> None:
+    """Those that would come back to it stay with another one from then on, and lose no request."""
+    bound = {**WIKI, "Cookie": cookies(address)["app1"].partition(";")[0]}
+    try:
+        with Load(address, headers=bound) as load:
+            time.sleep(0.5)
+            host.run_test("touch /run/drained-app1")
+            done = apply_tasks(host, "wsgi.fleet.load_balancer", "drained", {"load_balancer_drain": ["sticky1"]})
+            assert done.returncode == 0, done.stdout
+            answers = [ask(address, headers=bound) for _again in range(6)]
+            assert {json.loads(answer.body)["name"] for answer in answers} == {"app2"}
+            assert {answer.headers["set-cookie"].split("=")[0] for answer in answers} == {"seen-by"}
+    finally:
+        host.run_test("rm -f /run/drained-app1")
+    chosen = {"load_balancer_drain": ["app1", "sticky1"]}
+    done = apply_tasks(host, "wsgi.fleet.load_balancer", "undrained", chosen)
+    assert done.returncode == 0, done.stdout
+    assert load.failures == []
+    # The old cookie is good again.
+    assert json.loads(ask(address, headers=bound).body)["name"] == "app1"
+
+
 def test_waiting_for_a_host_has_an_end(host: Host) -> None:
     """Each way, what is missing is told."""
     chosen = {"load_balancer_drain": ["app1"], "load_balancer_drain_timeout": 2}
@@ -217,6 +269,21 @@ def test_a_dead_host_costs_no_request(host: Host, address: str) -> None:
     assert len(load.failures) <= load.clients, load.failures
     assert load.requests > 100
     assert set(served_by(address)) == {"app1", "app2"}
+
+
+def test_many_slow_clients_keep_nobody_out(address: str) -> None:
+    """slowhttptest: 400 clients that never finish their headers are let go, while others are served."""
+    options = ["-H", "-c", "400", "-r", "200", "-i", "2", "-x", "8", "-l", "15", "-p", "3"]
+    with Load(address, headers=SHOP) as load:
+        command = ["slowhttptest", *options, "-u", f"http://{address}/"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
+    print(plain[-1500:])
+    assert set(re.findall(r"service available: *(\w+)", plain)) == {"YES"}
+    # What it opened in the first two seconds was closed before it gave up, at fifteen.
+    assert re.findall(r"^connected: *(\d+)", plain, re.MULTILINE)[-1] == "0"
+    assert re.findall(r"^closed: *(\d+)", plain, re.MULTILINE)[-1] == "400"
+    assert load.failures == []
 
 
 def test_slow_clients_are_let_go(address: str) -> None:
@@ -301,21 +368,27 @@ def test_no_healthy_server_is_an_error(host: Host, address: str) -> None:
     assert echo(address)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
+def backend(**change: Any) -> dict[str, Any]:
+    """Return variables with one backend that is in order but for a change."""
+    return {"load_balancer_backends": [{**BACKEND, "servers": SERVERS[:1], **change}]}
+
+
+@refused_each(
+    "load_balancer",
+    "wsgi.fleet.load_balancer",
     [
-        ({"name": "a b"}, "'a b' cannot be the name of a backend"),
-        ({"servers": []}, "load_balancer_backends: shop has no servers"),
-        ({"servers": [{"name": "x", "address": "1 check"}]}, "a sign that cannot stand in haproxy.cfg"),
-        ({"host_names": ["Shop.example.com"]}, "'Shop.example.com' is not a host name"),
-        ({"health_path": "health"}, "health_path starts with a slash"),
-        ({"health_status": ["200-499"]}, "health_status accepts 404, by which a host says that it is drained"),
-        ({"health_path": "/x\n  server evil 6.6.6.6:80"}, "health_path starts with a slash"),
+        (backend(name="a b"), "'a b' cannot be the name of a backend"),
+        (backend(servers=[]), "load_balancer_backends: shop has no servers"),
+        (backend(servers=[{"name": "x", "address": "1 check"}]), "a sign that cannot stand in haproxy.cfg"),
+        (backend(host_names=["Shop.example.com"]), "'Shop.example.com' is not a host name"),
+        (backend(health_path="health"), "health_path starts with a slash"),
+        (backend(health_status=["200-499"]), "health_status accepts 404, by which a host says that it is drained"),
+        (backend(health_path="/x\n  server evil 6.6.6.6:80"), "health_path starts with a slash"),
+        (backend(cookie="a b"), "'a b' cannot be the name of a cookie"),
     ],
 )
-def test_bad_backends_are_refused(change: dict[str, Any], said: str) -> None:
-    backend = {**BACKEND, "servers": SERVERS[:1], **change}
-    assert said in refused("load_balancer", "wsgi.fleet.load_balancer", {"load_balancer_backends": [backend]})
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
+    assert said in refusal()
 
 
 def test_whatever_passes_validation_is_accepted(host: Host) -> None:

@@ -7,11 +7,11 @@ import hashlib
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker
+from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker, refused_each
 from testinfra.host import Host
 
 SHOP = {"Host": "shop.example.com"}
@@ -276,6 +276,123 @@ def test_a_drained_host_tells_the_load_balancers_alone(host: Host, address: str)
     assert ask(address, "/health", headers=check).status == 200
 
 
+KEPT = {"Host": "kept.example.com"}
+LIMITED = {"Host": "limited.example.com"}
+
+
+def number(address: str, path: str, **headers: str) -> int:
+    """Ask a site that keeps answers, and tell which request of the application's this is the answer to."""
+    return int(echo(address, path, headers={**KEPT, **headers})["number"])
+
+
+def test_many_are_given_what_one_has_got(address: str) -> None:
+    """Who asks for the same while an answer is made waits for it, and the application is asked once."""
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        first = pool.map(lambda _each: number(address, "/slow?many"), range(10))
+        assert len(set(first)) == 1
+    assert ask(address, "/slow?many", headers=KEPT, method="HEAD", timeout=1).status == 200
+    # Another path, another name and another scheme are something else.
+    proxied = {**KEPT, "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    others = [number(address, "/"), number(address, "/?other"), int(echo(address, headers=proxied)["number"])]
+    assert len(set(others)) == 3
+    assert number(address, "/") == others[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {"Cookie": "session=1"}),
+        ("/", {"Authorization": "Basic eDp5"}),
+        ("/cookie", {}),
+        ("/private", {}),
+        # As a load balancer checks.
+        ("/", {"User-Agent": "wsgi.fleet"}),
+    ],
+)
+def test_what_is_for_one_is_given_to_nobody_else(address: str, path: str, headers: dict[str, str]) -> None:
+    kept = number(address, "/")
+    assert len({kept, *(number(address, path, **headers) for _again in range(3))}) == 4
+    # Nor does it take the place of what is for all.
+    assert number(address, "/") == kept
+
+
+def test_what_changes_something_reaches_the_application(address: str) -> None:
+    kept = number(address, "/")
+    seen = [echo(address, headers=KEPT, method="POST", body=b"x" * 20000) for _again in range(2)]
+    assert [one["size"] for one in seen] == [20000, 20000]
+    assert len({kept, *(one["number"] for one in seen)}) == 3
+
+
+def test_the_host_itself_is_given_no_kept_answer(host: Host, address: str) -> None:
+    kept = number(address, "/")
+    own = ask_on(host, *[("/", KEPT)] * 3)
+    assert len({kept, *(json.loads(answer.body)["number"] for answer in own)}) == 4
+
+
+def test_no_answer_outlives_a_flip(host: Host, address: str) -> None:
+    """From the moment of the flip on the new release answers, and after a flip back the old one does."""
+    assert [echo(address, headers=KEPT)["name"] for _again in range(3)] == ["1"] * 3
+    try:
+        host.run_test("ln -sfn releases/2 /srv/echo/next && mv -T /srv/echo/next /srv/echo/current")
+        # Neither from what is kept, nor over a connection that is.
+        assert {echo(address, headers=KEPT)["name"] for _again in range(20)} == {"2"}
+    finally:
+        host.run_test("ln -sfn releases/1 /srv/echo/next && mv -T /srv/echo/next /srv/echo/current")
+    assert {echo(address, headers=KEPT)["name"] for _again in range(20)} == {"1"}
+
+
+def test_an_answer_lasts_as_long_as_it_says_and_longer_than_the_application(host: Host, address: str) -> None:
+    """Where the application fails, what it said last is given, and nothing of it where nothing is kept."""
+    first = number(address, "/brief")
+    deadline = time.monotonic() + 20
+    # The first who comes late is still given it, while it is made anew.
+    while (last := number(address, "/brief")) == first:
+        assert time.monotonic() < deadline, "it is kept for longer than it said"
+        time.sleep(0.2)
+    host.run_test("systemctl stop echo-1")
+    try:
+        time.sleep(1.5)
+        assert {number(address, "/brief") for _again in range(3)} == {last}
+        assert ask(address, "/brief?never-asked", headers=KEPT).status == 502
+        assert ask(address, "/brief", headers=SHOP).status == 502
+    finally:
+        host.run_test(
+            "rm -f /run/echo/1.sock; systemd-run --unit=echo-1 /usr/bin/python3 /srv/echo/echo.py /run/echo/1.sock 1"
+        )
+        deadline = time.monotonic() + 20
+        while ask(address, "/", headers=SHOP).status != 200 and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def limited(address: str, client: str, path: str = "/", **headers: str) -> int:
+    """Ask the site with limits as a client that a load balancer tells of, and return the status."""
+    return ask(address, path, headers={**LIMITED, "X-Forwarded-For": client, **headers}).status
+
+
+def test_each_client_may_ask_so_often(host: Host, address: str) -> None:
+    """What is too much is told so, whether or not its answer is kept; others, and checks, do not notice."""
+    for client, headers in (("203.0.113.20", {}), ("203.0.113.21", {"Cookie": "a=b"})):
+        began = time.monotonic()
+        statuses = [limited(address, client, **headers) for _again in range(40)]
+        # Five at once and the one under way, and five for each second that it took.
+        allowed = 6 + 5 * (time.monotonic() - began)
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) <= allowed + 1
+        assert statuses[:6] == [200] * 6
+    assert limited(address, "203.0.113.22") == 200
+    check = {**LIMITED, "User-Agent": "wsgi.fleet"}
+    assert {ask(address, "/health", headers=check).status for _again in range(30)} == {200}
+    assert {answer.status for answer in ask_on(host, *[("/", LIMITED)] * 30)} == {200}
+
+
+def test_each_client_may_ask_so_much_at_a_time(address: str) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        one = [pool.submit(limited, address, "203.0.113.30", f"/slow?{number}") for number in range(4)]
+        other = pool.submit(limited, address, "203.0.113.31", "/slow?other")
+        assert sorted(each.result() for each in one) == [200, 200, 429, 429]
+        assert other.result() == 200
+
+
 def test_static_files(address: str) -> None:
     """Static files come from nginx with a lifetime, and their directory has no way out."""
     answer = ask(address, "/files/hello.txt", headers=SHOP)
@@ -334,29 +451,32 @@ def test_bad_configuration_leaves_the_old_one(host: Host, address: str) -> None:
     assert echo(address)["name"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("site", "said"),
+def site(**change: Any) -> dict[str, Any]:
+    """Return variables with one site that is in order but for a change."""
+    good = {"name": "shop", "server_names": [], "listen": 80, "upstream": "127.0.0.1:9000"}
+    return {"nginx_sites": [{**good, **change}]}
+
+
+@refused_each(
+    "nginx",
+    "wsgi.fleet.nginx",
     [
-        ({"name": "a b"}, "nginx_sites: a b cannot be the name of a site"),
-        ({"server_names": ["x;}"]}, "nginx_sites: 'x;}' is not a host name"),
-        ({"server_names": ["shop.example.com\n"]}, "is not a host name"),
-        ({"upstream": "unix:/x; y"}, "nginx_sites: 'unix:/x; y' is not an upstream"),
-        ({"static": [{"url": "/static", "path": "/srv"}]}, "both slashes"),
-        ({"maintenance": {"page": "relative.html"}}, "nginx_sites: maintenance has a page"),
-        ({"maintenance": {"page": "/x.html", "allow": ["office"]}}, "allow (addresses or networks)"),
-        ({"maintenance": {"page": "/x.html", "pass": ["/health\n"]}}, "pass (request paths"),
-        ({"maintenance": {"page": "/x.html", "retry_after": 0}}, "retry_after (a number of seconds above 0)"),
+        (site(name="a b"), "nginx_sites: a b cannot be the name of a site"),
+        (site(server_names=["x;}"]), "nginx_sites: 'x;}' is not a host name"),
+        (site(server_names=["shop.example.com\n"]), "is not a host name"),
+        (site(upstream="unix:/x; y"), "nginx_sites: 'unix:/x; y' is not an upstream"),
+        (site(static=[{"url": "/static", "path": "/srv"}]), "both slashes"),
+        (site(maintenance={"page": "relative.html"}), "nginx_sites: maintenance has a page"),
+        (site(maintenance={"page": "/x.html", "allow": ["office"]}), "allow (addresses or networks)"),
+        (site(maintenance={"page": "/x.html", "pass": ["/health\n"]}), "pass (request paths"),
+        (site(maintenance={"page": "/x.html", "retry_after": 0}), "retry_after (a number of seconds above 0)"),
+        (site(limit={"requests": 0}), "a limit has requests or connections (numbers above 0)"),
+        ({"nginx_trusted_proxies": ["lb.example.com"]}, "nginx_trusted_proxies: 'lb.example.com' is not an address"),
     ],
 )
-def test_bad_sites_are_refused(site: dict[str, Any], said: str) -> None:
+def test_bad_input_is_refused(refusal: Callable[[], str], said: str) -> None:
     """What could not stand in a configuration is told before anything is written."""
-    good = {"name": "shop", "server_names": [], "listen": 80, "upstream": "127.0.0.1:9000"}
-    assert said in refused("nginx", "wsgi.fleet.nginx", {"nginx_sites": [{**good, **site}]})
-
-
-def test_a_proxy_must_be_an_address() -> None:
-    said = refused("nginx", "wsgi.fleet.nginx", {"nginx_trusted_proxies": ["lb.example.com"]})
-    assert "nginx_trusted_proxies: 'lb.example.com' is not an address" in said
+    assert said in refusal()
 
 
 def test_whatever_passes_validation_is_accepted(host: Host) -> None:

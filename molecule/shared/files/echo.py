@@ -6,6 +6,7 @@ While the file /run/sick-NAME exists, its health check fails; while /run/drained
 """
 
 import hashlib
+import itertools
 import json
 import socketserver
 import sys
@@ -14,9 +15,17 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+COUNT = itertools.count(1)
+#: What answers to some paths say of themselves.
+SAYS = {
+    "/brief": ("Cache-Control", "max-age=1"),
+    "/private": ("Cache-Control", "private"),
+    "/cookie": ("Set-Cookie", "seen=1"),
+}
+
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers every request with what it was, as JSON."""
+    """Answers every request with what it was, and with how many there have been, as JSON."""
 
     protocol_version = "HTTP/1.1"
 
@@ -34,6 +43,7 @@ class Echo(BaseHTTPRequestHandler):
             status = 404
         answer = {
             "name": sys.argv[2],
+            "number": next(COUNT),
             "method": self.command,
             "path": self.path,
             "headers": [[name.lower(), value] for name, value in self.headers.items()],
@@ -44,6 +54,8 @@ class Echo(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 302:
             self.send_header("Location", f"http://{self.headers['Host']}/elsewhere")
+        if self.path in SAYS:
+            self.send_header(*SAYS[self.path])
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
