@@ -42,6 +42,7 @@ SAME = hypothesis.settings(
 TEMPLATES = {
     "nginx": ("nginx", "nginx.conf.j2", "__nginx_problems"),
     "haproxy": ("load_balancer", "haproxy.cfg.j2", "__load_balancer_problems"),
+    "keepalived": ("load_balancer", "keepalived.conf.j2", "__load_balancer_problems"),
     "redis": ("redis", "redis.conf.j2", None),
     "redis users": ("redis", "users.conf.j2", None),
     "gunicorn unit": ("gunicorn", "app.service.j2", None),
@@ -207,7 +208,9 @@ BACKEND = entry(
     },
 )  # fmt: skip
 NUMBERS_OF_HAPROXY = [
-    name for name in WHOLE if name.startswith("load_balancer_") and "hsts" not in name and "tls" not in name
+    name
+    for name in WHOLE
+    if name.startswith("load_balancer_") and not any(part in name for part in ("hsts", "tls", "router"))
 ]
 HAPROXY = options(
     {"load_balancer_backends": st.lists(BACKEND, min_size=1, max_size=3)},
@@ -222,6 +225,24 @@ HAPROXY = options(
                 ["", "http-request deny if { path /x }", 'http-response set-header X "a # b"', "# backend x\n"]
             )
         ),
+    },
+)
+
+FLOATING = ADDRESS | st.builds("{}/{}".format, ADDRESS, st.integers(8, 130))
+#: An interface that each host of the scenario has, since keepalived looks for it.
+KEEPALIVED = st.fixed_dictionaries(
+    {
+        "inventory_hostname": st.just("lb1"),
+        "load_balancer_floating_addresses": mostly(st.lists(FLOATING, min_size=1, max_size=3)),
+        "load_balancer_nodes": st.lists(
+            st.ip_addresses(v=4).map(str) | st.ip_addresses(v=4).map(str) | ADDRESS, min_size=1, max_size=4, unique=True
+        ).map(lambda found: [{"name": f"lb{number}", "address": one} for number, one in enumerate(found, 1)]),
+        "load_balancer_interface": mostly(st.just("eth0")),
+        "load_balancer_ipv6": st.just(value=True),
+    },
+    optional={
+        "load_balancer_router_id": whole("load_balancer_router_id"),
+        "load_balancer_port": whole("load_balancer_port"),
     },
 )
 
@@ -276,6 +297,7 @@ def _of_instance(server: str, names: list[str]) -> st.SearchStrategy[Settings]:
 STRATEGIES: Mapping[str, st.SearchStrategy[Settings]] = {
     "nginx": NGINX,
     "haproxy": HAPROXY,
+    "keepalived": KEEPALIVED,
     "redis": REDIS,
     "redis users": REDIS,
     "gunicorn unit": _of_instance("gunicorn", ["gunicorn_graceful_timeout", "gunicorn_timeout"]),
@@ -313,6 +335,8 @@ def each(file: str, count: int = SAME.max_examples) -> Callable[[Callable[[Setti
 CHECKERS = {
     "nginx": 'nginx -t -q -c "$path"',
     "haproxy": 'haproxy -c -q -f "$path"',
+    # As the role load_balancer asks it.
+    "keepalived": 'unshare --fork --pid keepalived --config-test --use-file="$path"',
     # As the role redis asks it.
     "redis": 'redis-server "$path" --port 0 --unixsocket "" --logfile "" --daemonize no --supervised no --dir /tmp'
     " | tee /dev/stderr | grep -q 'not listen anywhere'",
