@@ -887,8 +887,6 @@ def check_floating(hosts: Sequence[Host]) -> Iterator[Problem]:
         )
         return
     wanted = {ipaddress.ip_interface(item).ip: item for item in _floating(balancers[0])}
-    if len(wanted) < len(_floating(balancers[0])):
-        yield Problem(name, f"{shown} has one address twice: take one of them out")
     owners: dict[int, str] = {}
     for host in hosts:
         with contextlib.suppress(ValueError):

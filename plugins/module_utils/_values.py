@@ -272,10 +272,18 @@ def floating(value: Any) -> str | None:
     return None
 
 
+def _all_floating(value: Any) -> str | None:
+    if found := each(floating)(value):
+        return found
+    hosts = [ipaddress.ip_interface(item).ip for item in value]
+    twice = next((item for item, host in zip(value, hosts, strict=True) if hosts.count(host) > 1), None)
+    return f"{show(twice)} is there twice: take one of them out" if twice is not None else None
+
+
 def _floating(value: Any) -> str | None:
     if value == "" or value is None:
         return None
-    return each(floating)(value if isinstance(value, (list, tuple)) else [value])
+    return _all_floating(value if isinstance(value, (list, tuple)) else [value])
 
 
 def secret(least: int = 1) -> Check:
@@ -939,7 +947,7 @@ VALUES: Mapping[str, Check] = {
         HOST_PATH, "is not an absolute path: write one such as /etc/ssl/wsgi.fleet/site.pem"
     ),
     "load_balancer_drain": each(pattern(BACKEND, "is not the name of a server: write that of an app host")),
-    "load_balancer_floating_addresses": each(floating),
+    "load_balancer_floating_addresses": _all_floating,
     "load_balancer_frontend_extra": haproxy_directives,
     "load_balancer_holders": each(pattern(BACKEND, "is not the name of a host: leave it to the role")),
     "load_balancer_interface": pattern(
