@@ -228,23 +228,45 @@ HAPROXY = options(
     },
 )
 
-FLOATING = ADDRESS | st.builds("{}/{}".format, ADDRESS, st.integers(8, 130))
-#: An interface that each host of the scenario has, since keepalived looks for it.
-KEEPALIVED = st.fixed_dictionaries(
-    {
-        "inventory_hostname": st.just("lb1"),
-        "load_balancer_floating_addresses": mostly(st.lists(FLOATING, min_size=1, max_size=3)),
-        "load_balancer_nodes": st.lists(
-            st.ip_addresses(v=4).map(str) | st.ip_addresses(v=4).map(str) | ADDRESS, min_size=1, max_size=4, unique=True
-        ).map(lambda found: [{"name": f"lb{number}", "address": one} for number, one in enumerate(found, 1)]),
-        "load_balancer_interface": mostly(st.just("eth0")),
-        "load_balancer_ipv6": st.just(value=True),
-    },
-    optional={
-        "load_balancer_router_id": whole("load_balancer_router_id"),
-        "load_balancer_port": whole("load_balancer_port"),
-    },
-)
+
+#: By the version of IP.
+ADDRESSES = {4: st.ip_addresses(v=4).map(str), 6: st.ip_addresses(v=6).map(str)}
+
+
+def floating(version: int) -> st.SearchStrategy[str]:
+    """Draw an address with or without the length of a prefix."""
+    address = ADDRESSES[version]
+    return address | st.builds("{}/{}".format, address, st.integers(8, {4: 33, 6: 129}[version]))
+
+
+def balancers(version: int) -> st.SearchStrategy[Settings]:
+    """Draw load balancers that reach each other by one family, and what they share, of both."""
+    addresses = st.lists(ADDRESSES[version], min_size=1, max_size=4, unique=True)
+    return st.fixed_dictionaries(
+        {
+            "inventory_hostname": st.just("lb1"),
+            "load_balancer_floating_addresses": mostly(
+                st.builds(
+                    list.__add__,
+                    st.lists(floating(version), min_size=1, max_size=2),
+                    st.lists(floating(10 - version), max_size=1),
+                )
+            ),
+            "load_balancer_nodes": addresses.map(
+                lambda found: [{"name": f"lb{number}", "address": one} for number, one in enumerate(found, 1)]
+            ),
+            # One that each host of the scenario has, since keepalived looks for it.
+            "load_balancer_interface": mostly(st.just("eth0")),
+            "load_balancer_ipv6": st.just(value=True),
+        },
+        optional={
+            "load_balancer_router_id": whole("load_balancer_router_id"),
+            "load_balancer_port": whole("load_balancer_port"),
+        },
+    )
+
+
+KEEPALIVED = st.sampled_from([4, 6]).flatmap(balancers)
 
 RULE = st.sampled_from(["+flushdb", "-@dangerous", "+@read", "&chat:*", "%R~read:*", "+config|get"])
 USER = entry(
