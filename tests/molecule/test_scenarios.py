@@ -33,8 +33,8 @@ LANES = 2
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
 #: is not named takes the least.
 LONGEST = (
-    "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "acme", "single", "two_apps",
-    "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
+    "servers", "releases", "fleet", "floating", "granian", "tune", "profiling", "load_balancer", "acme", "single",
+    "two_apps", "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Run]]]:
 def test_every_role_has_its_scenario() -> None:
     """One scenario per role, besides those of whole fleets."""
     roles = {path.name for path in ROOT.glob("roles/*")}
-    fleets = {"acme", "fleet", "profiling", "redis_ha", "releases", "servers", "single", "two_apps"}
+    fleets = {"acme", "fleet", "floating", "profiling", "redis_ha", "releases", "servers", "single", "two_apps"}
     assert roles | fleets == set(SCENARIOS)
 
 
