@@ -59,6 +59,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._values import (
     count,
     each,
     environment,
+    floating,
     health_host,
     health_path,
     network,
@@ -82,6 +83,7 @@ FLEET = frozenset(
         "fleet_cache_directory",
         "fleet_apps_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password",
         "fleet_replication_password", "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
+        "fleet_floating_address",
     }
 )  # fmt: skip
 #: What an app can cache in, and which of these are services of the cache hosts.
@@ -872,6 +874,62 @@ def check_redis(concerned: Sequence[Host], members: Sequence[Host]) -> Iterator[
             )
 
 
+def _floating(host: Host) -> list[str]:
+    """Return the floating addresses that a host's variables ask for."""
+    value = host.variables.get("fleet_floating_address") or []
+    return [str(item) for item in (value if isinstance(value, (list, tuple)) else [value]) if item]
+
+
+def check_floating(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Load balancers agree about addresses that nobody else has, and can tell each other who has them."""
+    asking = [host for host in hosts if _floating(host)]
+    balancers = [host for host in hosts if "load_balancer" in host.groups]
+    name = "fleet_floating_address"
+    if not asking or any(floating(item) for host in asking for item in _floating(host)):
+        return
+    shown = show(", ".join(_floating(asking[0])))
+    if not balancers:
+        yield Problem(
+            name,
+            f"{shown} needs a host in the group 'load_balancer' that could have it: put one there, better two, or take "
+            "the variable out",
+        )
+        return
+    chosen: dict[str, str] = {}
+    for host in balancers:
+        chosen.setdefault(", ".join(_floating(host)), host.name)
+    if len(chosen) > 1 or "" in chosen:
+        told = ", ".join(f"{show(value) if value else 'not set'} on {host}" for value, host in chosen.items())
+        yield Problem(
+            name,
+            f"differs between load balancers ({told}): set it once, in the variables of the group 'load_balancer'",
+        )
+        return
+    wanted = {ipaddress.ip_interface(item).ip: item for item in _floating(balancers[0])}
+    owners: dict[int, str] = {}
+    for host in hosts:
+        with contextlib.suppress(ValueError):
+            own = ipaddress.ip_address(host.address)
+            if host.groups & set(GROUPS) and own in wanted:
+                yield Problem(name, f"{show(wanted[own])} is the address of {host.name}: write one that no host has")
+                return
+            if "load_balancer" in host.groups:
+                owners.setdefault(own.version, host.name)
+    if len(owners) > 1:
+        yield Problem(
+            "fleet_address",
+            f"is of IPv4 on {owners[4]} and of IPv6 on {owners[6]}, and load balancers have to tell each other who has "
+            f"{shown}: write addresses of one family for all of them",
+        )
+    elif owners and not any(address.version in owners for address in wanted):
+        there = next(iter(owners))
+        yield Problem(
+            name,
+            f"{shown} is not of IPv{there}, by which load balancers reach each other: write an address of IPv{there} "
+            "too, in a list, or give the load balancers a fleet_address of the other family",
+        )
+
+
 def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Load balancers can tell a host that is drained from one that is well."""
     if not any("load_balancer" in host.groups for host in hosts):
@@ -1050,6 +1108,7 @@ def check_inventory(
         *check_together([file for file in files if not file.error], members),
         *check_tls(hosts, datetime.now(timezone.utc), names),
         *check_cache(hosts),
+        *check_floating(hosts),
     ):
         if problem not in found and not any(
             problem.variable == other.variable and other.variable not in ("groups", "fleet_address") for other in found

@@ -255,6 +255,37 @@ def address(value: Any) -> str | None:
     return f"{show(value)} is not an address: write one such as 203.0.113.7"
 
 
+def floating(value: Any) -> str | None:
+    """Check an address that hosts can have one after the other, with the length of its prefix or without."""
+    try:
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F.:]+(?:/[0-9]{1,3})?", value):
+            raise ValueError
+        found = ipaddress.ip_interface(value)
+    except ValueError:
+        return f"{show(value)} is not an address: write one such as 203.0.113.100 or 203.0.113.100/24"
+    if found.ip.is_unspecified or found.ip.is_loopback or found.ip.is_link_local or found.ip.is_multicast:
+        return (
+            f"{show(value)} is not an address that a host can take over: write one of the network's, such as 10.0.0.100"
+        )
+    if found.network.num_addresses > 2 and found.ip in (found.network.network_address, found.network.broadcast_address):
+        return f"{show(value)} stands for its whole network: write the address of one host, such as 203.0.113.100/24"
+    return None
+
+
+def _all_floating(value: Any) -> str | None:
+    if found := each(floating)(value):
+        return found
+    hosts = [ipaddress.ip_interface(item).ip for item in value]
+    twice = next((item for item, host in zip(value, hosts, strict=True) if hosts.count(host) > 1), None)
+    return f"{show(twice)} is there twice: take one of them out" if twice is not None else None
+
+
+def _floating(value: Any) -> str | None:
+    if value == "" or value is None:
+        return None
+    return _all_floating(value if isinstance(value, (list, tuple)) else [value])
+
+
 def secret(least: int = 1) -> Check:
     """Make a check for secrets, which are not shown."""
 
@@ -631,12 +662,12 @@ def _redis_users(value: Any) -> str | None:
     return f"'{twice}' is the name of two users: give one of them another" if twice else None
 
 
-def _redis_nodes(value: Any) -> str | None:
+def _nodes(example: str) -> Check:
     checks: dict[str, Check] = {
         "name": pattern(BACKEND, "cannot be the name of a host: use letters, digits, dots, hyphens and underscores"),
         "address": address,
     }
-    return _named(value, "a host", "{name: cache1, address: 10.0.0.31}", checks)
+    return lambda value: _named(value, "a host", example, checks)
 
 
 def _redis_settings(value: Any) -> str | None:
@@ -778,6 +809,7 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "host_reboot_timeout": (1, 86400),
     "load_balancer_port": (1, 65535),
     "load_balancer_tls_port": (1, 65535),
+    "load_balancer_router_id": (1, 255),
     "load_balancer_status_port": (1, 65535),
     "load_balancer_hsts_max_age": (0, 63072000),
     "load_balancer_check_interval": (1, 3600),
@@ -938,7 +970,13 @@ VALUES: Mapping[str, Check] = {
         HOST_PATH, "is not an absolute path: write one such as /etc/ssl/wsgi.fleet/site.pem"
     ),
     "load_balancer_drain": each(pattern(BACKEND, "is not the name of a server: write that of an app host")),
+    "load_balancer_floating_addresses": _all_floating,
     "load_balancer_frontend_extra": haproxy_directives,
+    "load_balancer_holders": each(pattern(BACKEND, "is not the name of a host: leave it to the role")),
+    "load_balancer_interface": pattern(
+        re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,14})?"), "is not the name of an interface: write one such as eth1"
+    ),
+    "load_balancer_nodes": _nodes("{name: lb1, address: 10.0.0.10}"),
     "load_balancer_trusted_proxies": each(network),
     # nginx knows g for sizes of files, and not for those of memory.
     "nginx_body_buffer_size": pattern(
@@ -958,7 +996,7 @@ VALUES: Mapping[str, Check] = {
     "redis_authority": _host_path,
     "redis_bind": each(_redis_bind),
     "redis_certificate": _host_path,
-    "redis_nodes": _redis_nodes,
+    "redis_nodes": _nodes("{name: cache1, address: 10.0.0.31}"),
     # Empty where there is one host.
     "redis_replication_password": secret(0),
     "redis_settings": _redis_settings,
@@ -975,6 +1013,7 @@ VALUES: Mapping[str, Check] = {
     "uwsgi_processes": count("processes"),
     "fleet_apps_directory": _path,
     "fleet_cache_directory": _path,
+    "fleet_floating_address": _floating,
     "fleet_cache_password": secret(),
     "fleet_profiler_password": secret(12),
     "fleet_release_key": secret(),

@@ -32,8 +32,8 @@ WRONG = re.compile(r"^[ │]*(?:(?:FAILED(?! - RETRYING)|ERROR|CRITICAL) |E  |fa
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
 #: is not named takes the least.
 LONGEST = (
-    "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "acme", "single", "two_apps",
-    "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
+    "servers", "releases", "fleet", "floating", "granian", "tune", "profiling", "load_balancer", "acme", "single",
+    "two_apps", "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
 )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def molecule_test(scenario: str) -> Run:
 def test_every_role_has_its_scenario() -> None:
     """One scenario per role, besides those of whole fleets."""
     roles = {path.name for path in ROOT.glob("roles/*")}
-    fleets = {"acme", "fleet", "profiling", "redis_ha", "releases", "servers", "single", "two_apps"}
+    fleets = {"acme", "fleet", "floating", "profiling", "redis_ha", "releases", "servers", "single", "two_apps"}
     assert roles | fleets == set(SCENARIOS)
 
 

@@ -42,6 +42,7 @@ SAME = hypothesis.settings(
 TEMPLATES = {
     "nginx": ("nginx", "nginx.conf.j2", "__nginx_problems"),
     "haproxy": ("load_balancer", "haproxy.cfg.j2", "__load_balancer_problems"),
+    "keepalived": ("load_balancer", "keepalived.conf.j2", "__load_balancer_problems"),
     "redis": ("redis", "redis.conf.j2", None),
     "redis users": ("redis", "users.conf.j2", None),
     "gunicorn unit": ("gunicorn", "app.service.j2", None),
@@ -212,7 +213,9 @@ BACKEND = entry(
     },
 )  # fmt: skip
 NUMBERS_OF_HAPROXY = [
-    name for name in WHOLE if name.startswith("load_balancer_") and "hsts" not in name and "tls" not in name
+    name
+    for name in WHOLE
+    if name.startswith("load_balancer_") and not any(part in name for part in ("hsts", "tls", "router"))
 ]
 HAPROXY = options(
     {"load_balancer_backends": st.lists(BACKEND, min_size=1, max_size=3)},
@@ -229,6 +232,46 @@ HAPROXY = options(
         ),
     },
 )
+
+
+#: By the version of IP.
+ADDRESSES = {4: st.ip_addresses(v=4).map(str), 6: st.ip_addresses(v=6).map(str)}
+
+
+def floating(version: int) -> st.SearchStrategy[str]:
+    """Draw an address with or without the length of a prefix."""
+    address = ADDRESSES[version]
+    return address | st.builds("{}/{}".format, address, st.integers(8, {4: 33, 6: 129}[version]))
+
+
+def balancers(version: int) -> st.SearchStrategy[Settings]:
+    """Draw load balancers that reach each other by one family, and what they share, of both."""
+    addresses = st.lists(ADDRESSES[version], min_size=1, max_size=4, unique=True)
+    return st.fixed_dictionaries(
+        {
+            "inventory_hostname": st.just("lb1"),
+            "load_balancer_floating_addresses": mostly(
+                st.builds(
+                    list.__add__,
+                    st.lists(floating(version), min_size=1, max_size=2),
+                    st.lists(floating(10 - version), max_size=1),
+                )
+            ),
+            "load_balancer_nodes": addresses.map(
+                lambda found: [{"name": f"lb{number}", "address": one} for number, one in enumerate(found, 1)]
+            ),
+            # One that each host of the scenario has, since keepalived looks for it.
+            "load_balancer_interface": mostly(st.just("eth0")),
+            "load_balancer_ipv6": st.just(value=True),
+        },
+        optional={
+            "load_balancer_router_id": whole("load_balancer_router_id"),
+            "load_balancer_port": whole("load_balancer_port"),
+        },
+    )
+
+
+KEEPALIVED = st.sampled_from([4, 6]).flatmap(balancers)
 
 RULE = st.sampled_from(["+flushdb", "-@dangerous", "+@read", "&chat:*", "%R~read:*", "+config|get"])
 USER = entry(
@@ -281,6 +324,7 @@ def _of_instance(server: str, names: list[str]) -> st.SearchStrategy[Settings]:
 STRATEGIES: Mapping[str, st.SearchStrategy[Settings]] = {
     "nginx": NGINX,
     "haproxy": HAPROXY,
+    "keepalived": KEEPALIVED,
     "redis": REDIS,
     "redis users": REDIS,
     "gunicorn unit": _of_instance("gunicorn", ["gunicorn_graceful_timeout", "gunicorn_timeout"]),
@@ -318,6 +362,8 @@ def each(file: str, count: int = SAME.max_examples) -> Callable[[Callable[[Setti
 CHECKERS = {
     "nginx": 'nginx -t -q -c "$path"',
     "haproxy": 'haproxy -c -q -f "$path"',
+    # As the role load_balancer asks it.
+    "keepalived": 'unshare --fork --pid keepalived --config-test --use-file="$path"',
     # As the role redis asks it.
     "redis": 'redis-server "$path" --port 0 --unixsocket "" --logfile "" --daemonize no --supervised no --dir /tmp'
     " | tee /dev/stderr | grep -q 'not listen anywhere'",

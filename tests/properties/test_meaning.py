@@ -216,6 +216,65 @@ def test_haproxy_cfg_means_what_was_asked() -> None:
     each("haproxy")(look)
 
 
+Words = list[tuple[list[str], "Words"]]
+
+
+def parse_keepalived(text: str) -> Words:
+    """Parse keepalived.conf into words, each with what is in its block."""
+    root: Words = []
+    blocks = [root]
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words == ["}"]:
+            blocks.pop()
+        elif words:
+            within: Words = []
+            blocks[-1].append(([word for word in words if word != "{"], within))
+            if words[-1] == "{":
+                blocks.append(within)
+    assert blocks == [root]
+    return root
+
+
+def test_keepalived_conf_means_what_was_asked() -> None:
+    def look(settings: Settings, text: str) -> None:
+        blocks = parse_keepalived(text)
+        assert [words for words, _within in blocks] == [
+            ["global_defs"],
+            ["vrrp_script", "haproxy"],
+            ["vrrp_instance", "fleet"],
+        ]
+        instance = {words[0]: (words[1:], [inner for inner, _none in within]) for words, within in blocks[2][1]}
+        assert len(instance) == len(blocks[2][1])
+        port = str(settings.get("load_balancer_port", 80))
+        assert blocks[1][1][0][0] == [
+            "script",
+            f"/usr/bin/timeout 2 /usr/local/lib/wsgi.fleet/haproxy_answers.sh {port}",
+        ]
+        assert instance["interface"][0] == [settings["load_balancer_interface"]]
+        assert instance["priority"][0] == ["200"]
+        if "load_balancer_router_id" in settings:
+            assert instance["virtual_router_id"][0] == [str(settings["load_balancer_router_id"])]
+        assert 1 <= int(instance["virtual_router_id"][0][0]) <= 255
+        own, *others = [node["address"] for node in settings["load_balancer_nodes"]]
+        if others:
+            assert instance["unicast_src_ip"][0] == [own]
+            assert [words[0] for words in instance["unicast_peer"][1]] == others
+        else:
+            assert not {"unicast_src_ip", "unicast_peer", "check_unicast_src"} & set(instance)
+        announced = [words[0] for words in instance["virtual_ipaddress"][1]]
+        along = [words[0] for words in instance.get("virtual_ipaddress_excluded", ([], []))[1]]
+        assert announced
+        assert sorted(announced + along) == sorted(settings["load_balancer_floating_addresses"])
+        assert {":" in address for address in announced} == {":" in own}
+        assert {":" in address for address in along} <= {":" not in own}
+        for words in instance["virtual_ipaddress"][1] + instance.get("virtual_ipaddress_excluded", ([], []))[1]:
+            # No connection that the host opens comes from there.
+            assert words[1:] == (["preferred_lft", "0"] if ":" in words[0] else [])
+
+    each("keepalived")(look)
+
+
 def split_redis(line: str) -> list[str]:
     """Split a line as sdssplitargs() of Redis does; escapes do not occur."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="")
@@ -322,7 +381,8 @@ def test_what_does_not_pass_is_not_rendered() -> None:
     ]
     assert text == ""
     assert set(STRATEGIES) == {
-        "nginx", "haproxy", "redis", "redis users", "gunicorn unit", "granian unit", "uwsgi unit", "uwsgi ini",
+        "nginx", "haproxy", "keepalived", "redis", "redis users", "gunicorn unit", "granian unit", "uwsgi unit",
+        "uwsgi ini",
     }  # fmt: skip
 
 

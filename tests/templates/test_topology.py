@@ -97,6 +97,14 @@ REDIS = [
     "fleet_redis_replication_password",
     "fleet_sandbox_units",
 ]
+#: What load balancers share.
+FLOATING = [
+    "fleet_certificate_addresses",
+    "fleet_load_balancer_floating_addresses",
+    "fleet_load_balancer_holders",
+    "fleet_packages",
+    "fleet_sandbox_units",
+]
 #: What others of these are made of.
 PARTS = [
     "__fleet_cache_env_filesystem",
@@ -918,6 +926,74 @@ CACHES = {
     ),
 }
 
+#: Load balancers that share addresses, some of which have said that they have them.
+BALANCERS = {
+    "two load balancers with an address": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "load_balancer": {
+                "lb1": {"fleet_address": "192.0.2.11", "__load_balancer_here": {"stdout": ""}},
+                "lb2": {"fleet_address": "192.0.2.12", "__load_balancer_here": {"stdout": "2: eth0"}},
+                "lb3": {"fleet_address": "192.0.2.13", "__load_balancer_here": {"skipped": True}},
+                "lb4": {"fleet_address": "192.0.2.14"},
+            },
+        },
+        variables={"fleet_floating_address": "192.0.2.100/24"},
+        everywhere={
+            "fleet_certificate_addresses": [
+                "192.0.2.11", "192.0.2.12", "192.0.2.13", "192.0.2.14", "192.0.2.100",
+            ],
+            "fleet_load_balancer_floating_addresses": ["192.0.2.100/24"],
+            "fleet_load_balancer_holders": ["lb2"],
+        },
+        hosts={
+            "app1": {"fleet_packages": ["nginx", "python3-venv", "zstd"], "fleet_sandbox_units": ["nginx"]},
+            **{
+                f"lb{number}": {
+                    "fleet_packages": ["haproxy", "keepalived"],
+                    "fleet_sandbox_units": ["haproxy", "keepalived"],
+                }
+                for number in (1, 2, 3, 4)
+            },
+        },
+    ),
+    "a load balancer with addresses of both families": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "load_balancer": {"lb1": {"fleet_address": "192.0.2.11"}},
+        },
+        variables={"fleet_floating_address": ["192.0.2.100", "2001:db8::100/64"], "fleet_tls": "acme"},
+        everywhere={
+            "fleet_certificate_addresses": ["192.0.2.11", "192.0.2.100", "2001:db8::100"],
+            "fleet_load_balancer_floating_addresses": ["192.0.2.100", "2001:db8::100/64"],
+            "fleet_load_balancer_holders": [],
+        },
+        hosts={
+            "app1": {"fleet_packages": ["nginx", "python3-venv", "zstd"], "fleet_sandbox_units": ["nginx"]},
+            "lb1": {
+                "fleet_packages": ["haproxy", "keepalived", "uacme", "openssl"],
+                "fleet_sandbox_units": ["haproxy", "keepalived"],
+            },
+        },
+    ),
+    "an address that was given up": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "load_balancer": {"lb1": {"fleet_address": "192.0.2.11"}},
+        },
+        variables={"fleet_floating_address": ""},
+        everywhere={
+            "fleet_certificate_addresses": ["192.0.2.11"],
+            "fleet_load_balancer_floating_addresses": [],
+            "fleet_load_balancer_holders": [],
+        },
+        hosts={
+            "app1": {"fleet_packages": ["nginx", "python3-venv", "zstd"], "fleet_sandbox_units": ["nginx"]},
+            "lb1": {"fleet_packages": ["haproxy"], "fleet_sandbox_units": ["haproxy"]},
+        },
+    ),
+}  # fmt: skip
+
 #: Fleets whose Redis is on several hosts, or talks by TLS.
 REDISES = {
     "three of Redis": Fleet(
@@ -1038,6 +1114,7 @@ def answers(
         **DRAINS,
         **CACHES,
         **REDISES,
+        **BALANCERS,
         MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {}),
     }.items():
         directory = tmp_path_factory.mktemp("topology")
@@ -1062,6 +1139,7 @@ def answers(
             **{key: [*DRAIN, *MAINTAIN, *PROFILE] for key in DRAINS},
             **dict.fromkeys(CACHES, CACHE),
             **dict.fromkeys(REDISES, REDIS),
+            **dict.fromkeys(BALANCERS, FLOATING),
         }.get(name, ASKED)
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
@@ -1170,6 +1248,12 @@ def test_how_redis_is_reached(answers: Mapping[str, Answers], name: str) -> None
         assert found == {**REDISES[name].everywhere, "fleet_app_env": env, **own}
 
 
+@pytest.mark.parametrize("name", BALANCERS)
+def test_what_load_balancers_share(answers: Mapping[str, Answers], name: str) -> None:
+    for host, own in BALANCERS[name].hosts.items():
+        assert answers[name].hosts[host] == {**BALANCERS[name].everywhere, **own}
+
+
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
     directory = answers[MADE].directory / ".secrets"
     first, second = answers[MADE].hosts["app1"], answers[MADE].hosts["app2"]
@@ -1207,4 +1291,6 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
-    assert sorted(topology) == sorted({*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *REDIS, *PARTS})
+    assert sorted(topology) == sorted(
+        {*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *REDIS, *FLOATING, *PARTS}
+    )

@@ -480,6 +480,33 @@ def test_names_and_load_balancers_that_acme_can_serve_pass(tmp_path: Path) -> No
         assert (check(host(), *balancers) == []) is allowed
 
 
+@pytest.mark.parametrize("value", [
+    "", [], "10.0.0.100", "10.0.0.100/24", "198.51.100.7/32", ["10.0.0.100"], ["10.0.0.100", "2001:db8::100/64"],
+    ["2001:db8::100", "10.0.0.100"],
+])  # fmt: skip
+@pytest.mark.parametrize("balancers", [1, 2, 3])
+def test_floating_addresses_that_pass(value: Any, balancers: int) -> None:
+    share = {"fleet_floating_address": value}
+    names = [f"lb{number}" for number in range(balancers)]
+    assert check(
+        host("app1", address="10.0.0.21"),
+        *(host(name, ("load_balancer",), f"10.0.1.{number}", variables=share) for number, name in enumerate(names)),
+    ) == []  # fmt: skip
+
+
+def test_floating_addresses_of_ipv6_alone() -> None:
+    share = {"fleet_floating_address": "2001:db8::100"}
+    assert check(host("app1"), host("lb1", ("load_balancer",), "2001:db8::11", variables=share)) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["0.0.0.0/8", "::", "127.0.0.9", "169.254.1.1", "fe80::1", "224.0.0.18", "ff02::12", "10.0.0.255/24"]
+)
+def test_what_no_host_can_take_over(value: str) -> None:
+    (found,) = check(host("app1", ("app", "load_balancer"), variables={**GOOD, "fleet_floating_address": value}))
+    assert found.startswith(f"fleet_floating_address: '{value}' ")
+
+
 def test_tls_needs_a_load_balancer() -> None:
     (said,) = check_with({"fleet_tls": "self_signed"})
     assert said.startswith("fleet_tls: 'self_signed' needs a host in the group 'load_balancer', since TLS ends there")

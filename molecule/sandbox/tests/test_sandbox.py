@@ -65,7 +65,7 @@ def test_a_unit_can_do_nothing_that_it_does_not_need(host: Host) -> None:
         ("redis-server", set()),
         # Its package allows CAP_SYS_RESOURCE too.
         ("memcached", {"setgid", "setuid"}),
-        ("keepalived", {"net_admin", "net_raw", "setgid"}),
+        ("keepalived", {"net_admin", "net_raw", "setgid", "setuid"}),
     ],
 )
 def test_privileges_are_gone_for_good(host: Host, unit: str, capabilities: set[str]) -> None:
