@@ -34,7 +34,7 @@ LANES = 2
 #: is not named takes the least.
 LONGEST = (
     "servers", "releases", "fleet", "granian", "tune", "profiling", "load_balancer", "acme", "single", "two_apps",
-    "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
+    "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "firewall", "nginx", "certificate",
 )  # fmt: skip
 
 
