@@ -375,6 +375,7 @@ def test_what_does_not_pass_is_not_rendered() -> None:
     assert text == ""
     assert set(STRATEGIES) == {
         "nginx", "haproxy", "redis", "redis users", "gunicorn unit", "granian unit", "uwsgi unit", "uwsgi ini",
+        "firewall",
     }  # fmt: skip
 
 
