@@ -451,6 +451,38 @@ def wait_for_clients(host: Host, where: str, count: int) -> None:
     time.sleep(0.5)
 
 
+_ASK_FROM = """
+import http.client, sys
+address, port, path, name = sys.argv[1:]
+connection = http.client.HTTPConnection(address, int(port), timeout=10)
+connection.request("GET", path, headers={"Host": name})
+print(connection.getresponse().status)
+"""
+_KNOCK = """
+import socket, sys
+for port in sys.argv[2:]:
+    try:
+        with socket.create_connection((sys.argv[1], int(port)), 1):
+            print(port)
+    except OSError:
+        pass
+"""
+
+
+def status_from(host: Host, address: str, path: str, name: str, *, port: int = 80) -> int:
+    """Send one request from a host, and return the status of the answer.
+
+    :param name: the host name that is asked for.
+    """
+    return int(host.check_output("python3 -c %s %s %s %s %s", _ASK_FROM, address, str(port), path, name))
+
+
+def open_from(host: Host, address: str, *ports: int) -> list[int]:
+    """Return those of some ports of an address to which a host gets a connection within a second."""
+    asked = " ".join(map(str, ports))
+    return [int(port) for port in host.check_output(f"python3 -c %s %s {asked}", _KNOCK, address).split()]
+
+
 _ASK_SOCKET = """
 import http.client, json, socket, sys
 where, path, headers, timeout = json.loads(sys.argv[1])

@@ -36,7 +36,7 @@ REQUIRED = ("app_name", "app_source", "app_module")
 TOLD = frozenset(
     {
         "app_build_requirements", "app_release_files", "app_release_requires", "app_release_unit", "app_status",
-        "app_trial", "app_trial_of",
+        "app_trial", "app_trial_of", "firewall_status",
     }
 )  # fmt: skip
 #: Roles whose variables are those of an application.

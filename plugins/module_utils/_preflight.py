@@ -79,8 +79,8 @@ GROUPS = ("app", "cache", "load_balancer")
 FLEET = frozenset(
     {
         "cache_backend",
-        "fleet_tls", "fleet_address", "fleet_nginx_port", "fleet_weight", "fleet_backup", "fleet_secrets_directory",
-        "fleet_cache_directory",
+        "fleet_tls", "fleet_firewall", "fleet_address", "fleet_nginx_port", "fleet_weight", "fleet_backup",
+        "fleet_secrets_directory", "fleet_cache_directory",
         "fleet_apps_directory", "fleet_secret_key", "fleet_release_key", "fleet_cache_password",
         "fleet_replication_password", "fleet_profiler_password", "fleet_cache_memory_share", "fleet_app_memory_share",
         "fleet_floating_address",
@@ -127,6 +127,9 @@ REMEDIES: Mapping[str, str] = {
     "path": "text",
     "str": "text",
 }
+
+#: Words that turn something on, in lower case.
+ON = frozenset({"true", "yes", "on", "1"})
 
 #: Names of variables that hold secrets, or may.
 SECRET = re.compile(r"token|key|password|secret|users")
@@ -930,6 +933,25 @@ def check_floating(hosts: Sequence[Host]) -> Iterator[Problem]:
         )
 
 
+def check_firewall(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """A firewall of the fleet can know its hosts by their addresses.
+
+    That load balancers have addresses, and all hosts of memcached and of several Redis, is checked in any case.
+    """
+    on = [host for host in hosts if str(host.variables.get("fleet_firewall", "no")).lower() in ON]
+    named = [host for host in hosts if "app" in host.groups and not re.fullmatch(r"[0-9A-Fa-f.:]+", host.address)]
+    if (
+        named
+        and any("cache" in host.groups for host in on)
+        and not any(host.variables.get("cache_backend") == "memcached" for host in hosts)
+    ):
+        yield Problem(
+            "fleet_address",
+            f"{show(named[0].address)} of {named[0].name} is a name: write its address, such as 10.0.0.21, since with "
+            "fleet_firewall the cache lets app hosts in by it",
+        )
+
+
 def check_drain(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Load balancers can tell a host that is drained from one that is well."""
     if not any("load_balancer" in host.groups for host in hosts):
@@ -1109,6 +1131,7 @@ def check_inventory(
         *check_tls(hosts, datetime.now(timezone.utc), names),
         *check_cache(hosts),
         *check_floating(hosts),
+        *check_firewall(hosts),
     ):
         if problem not in found and not any(
             problem.variable == other.variable and other.variable not in ("groups", "fleet_address") for other in found

@@ -601,6 +601,42 @@ def _backends(value: Any) -> str | None:
     return _named(value, "a backend", "{name: shop, servers: [{name: app1, address: 10.0.0.21}]}", checks)
 
 
+#: Who may come in by a rule of the firewall, and how.
+_FIREWALL: Mapping[str, Check] = {
+    "port": _port,
+    "protocol": pattern(re.compile(r"tcp|udp"), "is no protocol with ports: write tcp or udp"),
+    "from": each(network),
+}
+
+
+def _firewall_allow(value: Any) -> str | None:
+    example = "{port: 9100, from: [10.0.0.0/24]}"
+    for entry in _entries(value, "what may come in", example):
+        if isinstance(entry, str):
+            return entry
+        if unknown := sorted(set(map(str, entry)) - set(_FIREWALL)):
+            return f"{show(unknown[0])} means nothing there: write entries such as {example}"
+        if "port" not in entry:
+            return f"{show(entry)} has no port: write one such as {example}"
+        if found := _first(entry, _FIREWALL):
+            return found
+    return None
+
+
+def _firewall_services(value: Any) -> str | None:
+    example = "{name: cache, port: 6379, from: [10.0.0.21]}"
+    name = pattern(BACKEND, "cannot stand in a comment: use letters, digits, dots, hyphens and underscores")
+    protocol = pattern(re.compile(r"tcp|udp|vrrp"), "is none that can be let in: write tcp, udp or vrrp")
+    for entry in _entries(value, "a service", example):
+        if isinstance(entry, str):
+            return entry
+        if "name" not in entry or ("port" in entry) != (entry.get("protocol") != "vrrp"):
+            return f"{show(entry)} needs a name, and a port unless it is vrrp: write one such as {example}"
+        if found := _first(entry, {**_FIREWALL, "name": name, "protocol": protocol}):
+            return found
+    return None
+
+
 health_host = pattern(
     re.compile(r"(?!\*)(?:" + HOST_NAME.pattern.replace(r"\Z", r"(?::|\Z)") + r")(?::[0-9]{1,5})?"),
     "is not a host name: write one such as shop.example.com, with a port behind it if need be",
@@ -805,6 +841,7 @@ WHOLE: Mapping[str, tuple[int, int]] = {
     "gunicorn_keepalive": (0, 86400),
     "gunicorn_max_requests": (0, 1000000000),
     "gunicorn_max_requests_jitter": (0, 1000000000),
+    "firewall_rollback_after": (5, 3600),
     "host_package_lists_age": (0, 31536000),
     "host_reboot_timeout": (1, 86400),
     "load_balancer_port": (1, 65535),
@@ -862,8 +899,8 @@ WHOLE: Mapping[str, tuple[int, int]] = {
 
 #: What templates and conditions ask for as it is.
 SWITCHES = (
-    "app_install", "app_primary", "fleet_backup", "certificate_install", "granian_access_log", "gunicorn_access_log",
-    "gunicorn_preload", "host_time_sync",
+    "app_install", "app_primary", "fleet_backup", "certificate_install", "firewall_install", "firewall_keep",
+    "granian_access_log", "gunicorn_access_log", "gunicorn_preload", "host_time_sync",
     "load_balancer_access_log", "load_balancer_hsts_include_subdomains", "load_balancer_install",
     "load_balancer_ipv6", "load_balancer_redirect_http", "load_balancer_tls", "memcached_install",
     "nginx_access_log", "nginx_gzip", "nginx_install", "nginx_ipv6", "preflight_contact", "redis_install",
@@ -872,13 +909,13 @@ SWITCHES = (
 #: What is turned into true or false first.
 LOOSE_SWITCHES = (
     "app_profile_idle", "app_profile_nonblocking", "app_require_hashes", "certificate_hide_secrets",
-    "certificate_renew", "load_balancer_drain_last", "redis_hide_secrets", "tune_live",
+    "certificate_renew", "fleet_firewall", "load_balancer_drain_last", "redis_hide_secrets", "tune_live",
 )  # fmt: skip
 #: What is one of the words of its argument specification.
 CHOICES = (
     "app_cache_module",
     "app_maintenance", "app_profiler", "app_server", "app_source_verify", "app_workload", "certificate_method",
-    "granian_log_level", "host_reboot",
+    "firewall_state", "granian_log_level", "host_reboot",
     "gunicorn_log_level", "gunicorn_worker_class", "load_balancer_algorithm", "load_balancer_tls_profile",
     "redis_memory_policy", "redis_purpose", "uwsgi_package",
 )  # fmt: skip
@@ -947,6 +984,10 @@ VALUES: Mapping[str, Check] = {
         pattern(UNIT, "is not the name of a service: write it without .service, such as haproxy")
     ),
     "certificate_text": _pem,
+    "firewall_allow": _firewall_allow,
+    "firewall_services": _firewall_services,
+    "firewall_ssh_from": each(network),
+    "firewall_ssh_ports": each(_port),
     "granian_hang_timeout": _none_or_from(4, 86400, "is too short to tell a stuck worker from a busy one"),
     "granian_settings": _keywords,
     "granian_threads": count("threads"),

@@ -32,8 +32,8 @@ WRONG = re.compile(r"^[ │]*(?:(?:FAILED(?! - RETRYING)|ERROR|CRITICAL) |E  |fa
 #: The longer a scenario takes, the sooner it begins, so that both lanes come to their end at about the same time; what
 #: is not named takes the least.
 LONGEST = (
-    "servers", "releases", "fleet", "floating", "granian", "tune", "profiling", "load_balancer", "acme", "single",
-    "two_apps", "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
+    "servers", "releases", "fleet", "floating", "granian", "firewall", "tune", "profiling", "load_balancer", "acme",
+    "single", "two_apps", "app", "uwsgi", "sandbox", "gunicorn", "redis_ha", "redis", "nginx", "certificate",
 )  # fmt: skip
 
 

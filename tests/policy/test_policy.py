@@ -375,13 +375,14 @@ def check_packages(role: Role, plays: Sequence[Mapping[str, Any]], packages_of_g
     problems = []
     installed = [play for play in plays if f"{role.name}_install: false" in yaml.safe_dump(play)]
     for play in installed or plays:
-        group = str(play.get("hosts"))
         if role.name == INSTALLER or f"{COLLECTION}.{role.name}" not in roles_of(play):
             continue
-        there = {word for text in strings(packages_of_group.get(group)) for word in re.findall(r"[a-z0-9.+-]+", text)}
-        problems += [
-            f"{package} is not in fleet_packages_of_group.{group}" for package in sorted(packages_of(role) - there)
-        ]
+        for group in str(play.get("hosts")).split(":"):
+            texts = strings(packages_of_group.get(group))
+            there = {word for text in texts for word in re.findall(r"[a-z0-9.+-]+", text)}
+            problems += [
+                f"{package} is not in fleet_packages_of_group.{group}" for package in sorted(packages_of(role) - there)
+            ]
     return problems
 
 
@@ -713,6 +714,12 @@ def test_check_packages_can_fail() -> None:
     ]
     groups = {"app": "{{ ['nginx'] + app_packages | default([]) }}", "cache": ["zstd", "curl"]}
     assert check_packages(role, plays, groups) == [
+        "curl is not in fleet_packages_of_group.app",
+        "zstd is not in fleet_packages_of_group.app",
+    ]
+    plays[0]["hosts"] = "cache:app"
+    assert check_packages(role, plays, groups) == [
+        "nginx is not in fleet_packages_of_group.cache",
         "curl is not in fleet_packages_of_group.app",
         "zstd is not in fleet_packages_of_group.app",
     ]

@@ -45,6 +45,7 @@ TEMPLATES = {
     "keepalived": ("load_balancer", "keepalived.conf.j2", "__load_balancer_problems"),
     "redis": ("redis", "redis.conf.j2", None),
     "redis users": ("redis", "users.conf.j2", None),
+    "firewall": ("firewall", "firewall.nft.j2", None),
     "gunicorn unit": ("gunicorn", "app.service.j2", None),
     "granian unit": ("granian", "app.service.j2", None),
     "uwsgi unit": ("uwsgi", "app.service.j2", None),
@@ -303,6 +304,21 @@ REDIS = st.fixed_dictionaries(
     },
 )  # fmt: skip
 
+FROM = {"from": mostly(st.lists(NETWORK, max_size=6))}
+SERVICE = entry(
+    {"name": matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"), "port": st.integers(1, 65535) | st.just("443")},
+    {"protocol": st.sampled_from(["tcp", "udp"]), **FROM},
+)
+VRRP = entry({"name": st.just("vrrp"), "protocol": st.just("vrrp")}, FROM)
+FIREWALL = st.fixed_dictionaries(
+    {"firewall_services": st.lists(SERVICE | VRRP, max_size=4)},
+    optional={
+        "firewall_allow": st.lists(entry({"port": st.integers(1, 65535)}, FROM), max_size=3),
+        "firewall_ssh_from": mostly(st.lists(NETWORK, max_size=4)),
+        "firewall_ssh_ports": mostly(st.lists(st.integers(1, 65535), max_size=2)),
+    },
+)
+
 LINE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=30) | matching(r"[ -~]{0,30}")
 INSTANCE = st.fixed_dictionaries(
     {
@@ -327,6 +343,7 @@ STRATEGIES: Mapping[str, st.SearchStrategy[Settings]] = {
     "keepalived": KEEPALIVED,
     "redis": REDIS,
     "redis users": REDIS,
+    "firewall": FIREWALL,
     "gunicorn unit": _of_instance("gunicorn", ["gunicorn_graceful_timeout", "gunicorn_timeout"]),
     "granian unit": _of_instance("granian", ["granian_graceful_timeout"]),
     "uwsgi unit": _of_instance("uwsgi", ["uwsgi_graceful_timeout"]),
@@ -364,6 +381,7 @@ CHECKERS = {
     "haproxy": 'haproxy -c -q -f "$path"',
     # As the role load_balancer asks it.
     "keepalived": 'unshare --fork --pid keepalived --config-test --use-file="$path"',
+    "firewall": 'nft --check --file "$path"',
     # As the role redis asks it.
     "redis": 'redis-server "$path" --port 0 --unixsocket "" --logfile "" --daemonize no --supervised no --dir /tmp'
     " | tee /dev/stderr | grep -q 'not listen anywhere'",

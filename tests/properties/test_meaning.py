@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+import ipaddress
 import re
 import shlex
 import shutil
@@ -357,6 +358,71 @@ def test_unit_means_what_was_asked(server: str, tmp_path: Path) -> None:
     each(f"{server} unit", 15)(look)
 
 
+def lets_in(text: str, source: str, protocol: str, port: int) -> bool:
+    """Tell whether a table lets the first packet of a connection in, by the rules that name who may come."""
+    address = ipaddress.ip_address(source)
+    rules = text.partition("# Who may come in:\n")[2].partition("# Nobody else.")[0]
+    for line in filter(None, map(str.strip, rules.splitlines())):
+        rule, comment = line.split(" accept comment ")
+        assert re.fullmatch(r'"[A-Za-z0-9_.-]+"', comment)
+        if rule.startswith(("ip saddr", "ip6 saddr")):
+            family, networks, rule = re.fullmatch(r"(ip6?) saddr \{ (.+) \} (.+)", rule).groups()  # type: ignore[union-attr]
+            found = [ipaddress.ip_network(network) for network in networks.split(", ")]
+            assert all((network.version == 6) is (family == "ip6") for network in found)
+            if not any(network.version == address.version and address in network for network in found):
+                continue
+        elif rule.startswith("meta nfproto"):
+            if not rule.startswith(f"meta nfproto ipv{address.version} "):
+                continue
+            rule = rule.partition(f"ipv{address.version} ")[2]
+        if rule == ("meta l4proto 112" if protocol == "vrrp" else f"{protocol} dport {port}"):
+            return True
+    return False
+
+
+def test_the_firewall_lets_in_who_was_asked_for_and_nobody_else() -> None:
+    asked_for = 0
+
+    def look(settings: Settings, text: str) -> None:
+        nonlocal asked_for
+        everybody = ["0.0.0.0/0", "::/0"]
+        services = [
+            *settings["firewall_services"],
+            *settings.get("firewall_allow", []),
+            *(
+                {"port": port, "from": settings.get("firewall_ssh_from", everybody)}
+                for port in settings.get("firewall_ssh_ports", [22])
+            ),
+        ]
+        networks = [
+            ipaddress.ip_network(source, strict=False)
+            for service in services
+            for source in service.get("from", everybody)
+        ]
+        sources = {
+            str(address) for network in networks for address in (network.network_address, network.broadcast_address)
+        } | {"203.0.113.77", "2001:db8::77"}
+        wanted = {(service.get("protocol", "tcp"), int(service.get("port", 0))) for service in services}
+        for protocol, port in {*wanted, ("tcp", 4242), ("vrrp", 0)}:
+            for source in sources:
+                expected = any(
+                    (service.get("protocol", "tcp"), int(service.get("port", 0))) == (protocol, port)
+                    and any(
+                        network.version == ipaddress.ip_address(source).version
+                        and ipaddress.ip_address(source) in network
+                        for network in (
+                            ipaddress.ip_network(one, strict=False) for one in service.get("from", everybody)
+                        )
+                    )
+                    for service in services
+                )
+                assert lets_in(text, source, protocol, port) is expected, (source, protocol, port)
+                asked_for += expected
+
+    each("firewall")(look)
+    assert asked_for > 100
+
+
 def test_uwsgi_ini_means_what_was_asked() -> None:
     def look(settings: Settings, text: str) -> None:
         parser = configparser.RawConfigParser(strict=False)
@@ -382,7 +448,7 @@ def test_what_does_not_pass_is_not_rendered() -> None:
     assert text == ""
     assert set(STRATEGIES) == {
         "nginx", "haproxy", "keepalived", "redis", "redis users", "gunicorn unit", "granian unit", "uwsgi unit",
-        "uwsgi ini",
+        "uwsgi ini", "firewall",
     }  # fmt: skip
 
 

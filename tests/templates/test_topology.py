@@ -105,8 +105,18 @@ FLOATING = [
     "fleet_packages",
     "fleet_sandbox_units",
 ]
+#: Who may come in to a host.
+FIREWALL = ["fleet_firewall_services", "fleet_firewall_ssh_ports", "fleet_firewall_state", "fleet_packages"]
 #: What others of these are made of.
 PARTS = [
+    "__fleet_app_addresses",
+    "__fleet_balancer_addresses",
+    "__fleet_firewall",
+    "__fleet_firewall_app",
+    "__fleet_firewall_cache",
+    "__fleet_firewall_load_balancer",
+    "__fleet_firewall_vrrp",
+    "__fleet_redis_clients",
     "__fleet_cache_env_filesystem",
     "__fleet_cache_env_memcached",
     "__fleet_cache_env_none",
@@ -1087,6 +1097,109 @@ REDISES = {
     ),
 }
 
+#: Inventories whose hosts are asked who may come in.
+FIREWALLS = {
+    "firewall": Fleet(
+        groups={
+            "app": {
+                "app1": {
+                    "fleet_address": "192.0.2.21",
+                    "ansible_port": "2022",
+                    "fleet_host_info": {
+                        "listening": [
+                            {"address": "192.0.2.21", "port": 22, "process": "sshd"},
+                            {"address": "::", "port": 22, "process": "sshd"},
+                            {"address": "127.0.0.1", "port": 6010, "process": "sshd"},
+                            {"address": "192.0.2.21", "port": 9090, "process": "systemd"},
+                        ]
+                    },
+                },
+                "box": {"fleet_address": "2001:db8::22", "fleet_nginx_port": 8081},
+            },
+            "cache": {
+                "box": {},
+                "cache2": {"fleet_address": "192.0.2.32", "redis_port": 6380, "fleet_firewall": "yes"},
+                "cache3": {"fleet_address": "192.0.2.33", "fleet_firewall": False},
+            },
+            "load_balancer": {"lb1": {"fleet_address": "192.0.2.11"}, "box": {}},
+        },
+        variables={"fleet_firewall": True, "fleet_tls": "self_signed"},
+        everywhere={"fleet_firewall_state": "present", "fleet_firewall_ssh_ports": [22]},
+        hosts={
+            "app1": {
+                "fleet_firewall_services": [{"name": "app", "port": 80, "from": ["192.0.2.11", "2001:db8::22"]}],
+                "fleet_firewall_ssh_ports": [22, 2022],
+                "fleet_packages": ["nginx", "python3-venv", "zstd", "nftables"],
+            },
+            "box": {
+                "fleet_firewall_services": [
+                    {"name": "app", "port": 8081, "from": ["192.0.2.11", "2001:db8::22"]},
+                    {
+                        "name": "redis",
+                        "port": 6379,
+                        "from": ["192.0.2.21", "2001:db8::22", "2001:db8::22", "192.0.2.32", "192.0.2.33"],
+                    },
+                    {
+                        "name": "sentinel",
+                        "port": 26379,
+                        "from": ["192.0.2.21", "2001:db8::22", "2001:db8::22", "192.0.2.32", "192.0.2.33"],
+                    },
+                    {"name": "http", "port": 80},
+                    {"name": "https", "port": 443},
+                    {"name": "vrrp", "protocol": "vrrp", "from": ["192.0.2.11", "2001:db8::22"]},
+                ],
+                "fleet_packages": [
+                    "nginx", "python3-venv", "zstd", "nftables", "redis-server", "redis-sentinel", "haproxy",
+                ],
+            },
+            **{
+                name: {
+                    "fleet_firewall_services": [
+                        {
+                            "name": service,
+                            "port": port,
+                            "from": ["192.0.2.21", "2001:db8::22", "2001:db8::22", "192.0.2.32", "192.0.2.33"],
+                        }
+                        for service, port in (("redis", redis), ("sentinel", 26379))
+                    ],
+                    "fleet_firewall_state": state,
+                    "fleet_packages": ["redis-server", "redis-sentinel", *packages],
+                }
+                for name, redis, state, packages in (
+                    ("cache2", 6380, "present", ["nftables"]),
+                    ("cache3", 6379, "absent", []),
+                )
+            },
+            "lb1": {
+                "fleet_firewall_services": [
+                    {"name": "http", "port": 80},
+                    {"name": "https", "port": 443},
+                    {"name": "vrrp", "protocol": "vrrp", "from": ["192.0.2.11", "2001:db8::22"]},
+                ],
+                "fleet_packages": ["haproxy", "nftables"],
+            },
+        },
+    ),
+    "firewall at the edge": Fleet(
+        groups={
+            "app": {"app1": {"fleet_address": "192.0.2.21"}},
+            "cache": {"cache1": {"fleet_address": "cache1.example.com"}},
+        },
+        variables={"fleet_firewall": True, "cache_backend": "memcached"},
+        everywhere={"fleet_firewall_state": "present", "fleet_firewall_ssh_ports": [22]},
+        hosts={
+            "app1": {
+                "fleet_firewall_services": [{"name": "app", "port": 80}],
+                "fleet_packages": ["nginx", "python3-venv", "zstd", "nftables"],
+            },
+            "cache1": {
+                "fleet_firewall_services": [{"name": "memcached", "port": 11211, "from": ["192.0.2.21"]}],
+                "fleet_packages": ["memcached", "nftables"],
+            },
+        },
+    ),
+}  # fmt: skip
+
 #: What the plays that are about one application read its variables from.
 VARS_FILES = [["{{ __fleet_app_file | default('none.yml') }}", "none.yml"]]
 
@@ -1115,6 +1228,7 @@ def answers(
         **CACHES,
         **REDISES,
         **BALANCERS,
+        **FIREWALLS,
         MADE: Fleet({"app": {"app1": {}, "app2": {}}}, {}, {}, {}),
     }.items():
         directory = tmp_path_factory.mktemp("topology")
@@ -1140,6 +1254,7 @@ def answers(
             **dict.fromkeys(CACHES, CACHE),
             **dict.fromkeys(REDISES, REDIS),
             **dict.fromkeys(BALANCERS, FLOATING),
+            **dict.fromkeys(FIREWALLS, FIREWALL),
         }.get(name, ASKED)
         play = {
             "vars": {"asked": asked, **({"app_name": fleet.named} if fleet.named else {})},
@@ -1254,6 +1369,12 @@ def test_what_load_balancers_share(answers: Mapping[str, Answers], name: str) ->
         assert answers[name].hosts[host] == {**BALANCERS[name].everywhere, **own}
 
 
+@pytest.mark.parametrize("name", FIREWALLS)
+def test_who_may_come_in(answers: Mapping[str, Answers], name: str) -> None:
+    fleet = FIREWALLS[name]
+    assert answers[name].hosts == {host: {**fleet.everywhere, **own} for host, own in fleet.hosts.items()}
+
+
 def test_secrets_are_made_once_for_all_hosts(answers: Mapping[str, Answers]) -> None:
     directory = answers[MADE].directory / ".secrets"
     first, second = answers[MADE].hosts["app1"], answers[MADE].hosts["app2"]
@@ -1292,5 +1413,5 @@ def test_plays_about_one_application_read_its_file(name: str) -> None:
 def test_nothing_of_the_topology_is_left_out() -> None:
     topology = yaml.safe_load((ROOT / "playbooks/group_vars/all/topology.yml").read_text(encoding="utf-8"))
     assert sorted(topology) == sorted(
-        {*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *REDIS, *FLOATING, *PARTS}
+        {*ASKED, *SECRETS, *DRAIN, *MAINTAIN, *PROFILE, *CACHE, *REDIS, *FLOATING, *FIREWALL, *PARTS}
     )

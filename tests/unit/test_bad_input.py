@@ -95,7 +95,9 @@ def test_the_places_take_what_is_harmless() -> None:
     harmless = {
         "app_health_status": "200", "app_limits": "1G", "app_maintenance_allow": "10.0.0.1",
         "app_uv_requirement": "uv==1",
-        "app_profiler_allow": "10.0.0.1", "certificate_addresses": "10.0.0.1", "fleet_nginx_port": "8081",
+        "app_profiler_allow": "10.0.0.1", "certificate_addresses": "10.0.0.1",
+        "firewall_allow": "10.0.0.1", "firewall_ssh_from": "10.0.0.1",
+        "fleet_nginx_port": "8081",
         "fleet_tls": "self_signed", "gunicorn_workers": "2", "host_sysctl": "net.core.somaxconn",
         "load_balancer_trusted_proxies": "10.0.0.1", "load_balancer_floating_addresses": "10.0.0.100",
         "fleet_floating_address": "10.0.0.100", "nginx_body_buffer_size": "1k", "nginx_max_body_size": "1k",

@@ -42,6 +42,7 @@ from ansible_collections.wsgi.fleet.plugins.module_utils._host_info import host_
 from ansible_collections.wsgi.fleet.plugins.modules import (
     app_source,
     certificate_served,
+    firewall,
     host_info,
     release_activate,
     release_begin,
@@ -62,6 +63,7 @@ from ansible_collections.wsgi.fleet.plugins.modules import (
 MODULES = (
     app_source,
     certificate_served,
+    firewall,
     host_info,
     release_activate,
     release_begin,

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_testing import Answer, Load, ask, host_named, put, run_playbook, site
+from fleet_testing import Answer, Load, ask, host_named, open_from, put, run_playbook, site, status_from
 
 BALANCER = "172.31.78.101"
 CONTROLLER = "172.31.78.1"
+APP1, CACHE1 = "172.31.78.111", "172.31.78.121"
 SHOP = {"Host": "shop.example.com"}
 #: A secret of the application's own, from group_vars.
 CANARY = "canary-3f9a1c77e0b2d84a5c61"
@@ -64,7 +65,18 @@ def test_the_application_sees_its_client_as_it_is() -> None:
 
 def test_other_names_reach_no_application() -> None:
     assert ask(BALANCER, headers={"Host": "other.example.com"}).status == 421
-    assert ask("172.31.78.111", headers={"Host": "other.example.com"}).status == 421
+    assert status_from(host_named("lb1"), APP1, "/", "other.example.com") == 421
+
+
+def test_strangers_get_to_the_load_balancer_alone() -> None:
+    """Neither the controller nor a host that is in no group yet; each group hears the one before it."""
+    ports = (22, 80, 6379, 8404)
+    stranger, balancer, app2 = (host_named(name) for name in ("app3", "lb1", "app2"))
+    assert [open_from(stranger, address, 80, 6379) for address in (BALANCER, APP1, CACHE1)] == [[80], [], []]
+    assert [open_from(balancer, address, *ports) for address in (APP1, CACHE1)] == [[80], []]
+    assert [open_from(app2, address, *ports) for address in (APP1, CACHE1)] == [[], [6379]]
+    with pytest.raises(TimeoutError):
+        ask(APP1, timeout=1)
 
 
 def test_redirects_lead_to_the_public_name() -> None:
@@ -199,6 +211,7 @@ def test_a_host_joins_and_leaves_without_a_lost_request() -> None:
         look_for_secrets("app3")
         assert set(served_by()) == {"app1", "app2", "app3"}
         app1, app3 = (host_named(name) for name in ("app1", "app3"))
+        assert open_from(app3, CACHE1, 6379) == [6379]
         # The host of the same platform took the build over, byte by byte.
         digest = (
             "cd /srv/shop/current/build/ && find code venv -type f ! -name '*.pyc' | sort | xargs sha256sum | sha256sum"
@@ -216,6 +229,7 @@ def test_a_host_joins_and_leaves_without_a_lost_request() -> None:
         assert set(served_by()) == {"app1", "app2"}
     assert load.failures == []
     assert {name.split("/")[0] for name in load.seen} == {"app1", "app2", "app3"}
+    assert open_from(app3, CACHE1, 6379) == []
     assert app3.check_output("ls -A /srv/shop; cat /srv/shop/shared/uploads/kept.txt") == "shared\nmine"
     assert app3.check_output("systemctl list-units --all --plain --no-legend 'shop*'; ls /etc/systemd/system") == (
         app3.check_output("ls /etc/systemd/system | grep -v '^shop'")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_testing import Answer, Load, ask, host_named, run_playbook, site
+from fleet_testing import Answer, Load, ask, host_named, open_from, run_playbook, site, status_from
 
 BALANCER = "172.31.78.101"
 SHOP = {"Host": "shop.example.com"}
@@ -215,7 +215,8 @@ def test_a_host_is_drained_without_a_lost_request() -> None:
                 break
             time.sleep(0.5)
         time.sleep(6)
-        assert ask("172.31.78.111", "/health", headers=SHOP).status == 200
+        assert status_from(host_named("lb1"), "172.31.78.111", "/health", SHOP["Host"]) == 200
+        assert open_from(host_named("app2"), "172.31.78.111", 80) == []
         assert served_by() == {"app2"}
         # The one that is left cannot go as well.
         said = refused(run_playbook("drain.yml", "-e", "host=app2"))

@@ -25,6 +25,12 @@ def test_services_stand_where_the_topology_puts_them(host: Host) -> None:
     assert not host.socket("tcp://0.0.0.0:6379").is_listening
 
 
+def test_nobody_gets_to_nginx_past_the_load_balancer(address: str) -> None:
+    """It listens at every address, and the firewall lets in the load balancer, which is this host."""
+    with pytest.raises(TimeoutError):
+        ask(address, port=8080, timeout=1)
+
+
 def test_the_controller_is_the_one_that_was_asked_for(host: Host, variables: dict[str, str]) -> None:
     """The oldest supported ansible-core, or the newest on a new Python."""
     said = host.check_output("/home/deploy/venv/bin/ansible --version")
