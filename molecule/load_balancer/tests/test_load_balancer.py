@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import smuggling
 from fleet_testing import Load, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker, refused_each
 from testinfra.host import Host
 
@@ -82,6 +83,17 @@ def test_unknown_names_reach_no_application(address: str) -> None:
     assert ask(address).status == 421
     assert ask(address, headers={"Host": "red.shop.example.com"}).status == 200
     assert ask(address, headers={"Host": "shop.example.com:8080"}).status == 200
+
+
+def test_nothing_is_hidden_in_a_request(host: Host, address: str) -> None:
+    """What two programs could read differently is refused, or goes on as one that cannot."""
+    before = time.time()
+    found = smuggling.answers(address)
+    passed = {name for name, codes in found.items() if codes not in ([400], [421])}
+    # The line is put together, the tab becomes a blank, and of the NUL an older HAProxy leaves nginx to say what it thinks.
+    assert passed - {"a header with a NUL in its value"} == {"a line that goes on", "a request line with a tab"}
+    assert {tuple(found[name]) for name in passed} == {(200,)}
+    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%d", int(before))
 
 
 def test_a_sick_host_gets_no_requests(host: Host, address: str) -> None:

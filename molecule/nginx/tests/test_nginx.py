@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import smuggling
 from fleet_testing import Answer, apply_role, apply_tasks, ask, ask_raw, refused, refused_by_checker, refused_each
 from testinfra.host import Host
 
@@ -108,6 +109,18 @@ def test_wildcard_names_and_catchall(address: str) -> None:
     """A site may answer for many names, or for every one on its port."""
     assert echo(address, headers={"Host": "red.shop.example.com"})["name"] == "1"
     assert echo(address, headers={"Host": "whatever"}, port=8080)["name"] == "port"
+
+
+def test_nothing_is_hidden_in_a_request(host: Host, address: str) -> None:
+    """What two programs could read differently is refused, with 501 where it is a coding that nobody knows."""
+    before = time.time()
+    found = smuggling.answers(address)
+    refused_with = {name: codes for name, codes in found.items() if codes not in ([400], [501])}
+    assert refused_with == {
+        # No name of an application.
+        "a host with a user": [421],
+    }
+    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%d", int(before))
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "POST"])
