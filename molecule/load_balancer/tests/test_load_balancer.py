@@ -248,7 +248,7 @@ def test_waiting_for_a_host_has_an_end(host: Host) -> None:
         ({"load_balancer_drain": ["app1"]}, ""),
         ({"load_balancer_drain": ["app1", "app2"]}, "nobody would be left to serve shop"),
         ({"load_balancer_drain": ["app1", "app2"], "load_balancer_drain_last": True}, ""),
-        ({"load_balancer_drain": ["app9"]}, "HAProxy knows no server app9, but app1, app2; run site.yml first"),
+        ({"load_balancer_drain": ["app9"]}, "HAProxy knows no server app9, but app1, app2, sticky1, sticky2; run site.yml first"),
     ],
 )
 def test_the_last_host_is_not_drained_by_mistake(chosen: dict[str, Any], said: str) -> None:
