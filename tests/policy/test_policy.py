@@ -792,3 +792,22 @@ def test_a_mode_of_a_secret_can_fail(tmp_path: Path) -> None:
         "`/x`: x.yml does not set 0600"
     ]
     assert unheld_modes("", tmp_path) == ["no file is named"]
+
+
+def test_the_page_of_timeouts_tells_the_defaults() -> None:
+    """Each variable that it names has the seconds that it says, somewhere in its default."""
+    rows = re.findall(
+        r"^\|.*\| ((?:`\w+`(?:, )?)+) \| ([\d, ]+) \|.*\|$", (ROOT / "docs/timeouts.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 14
+    for names, seconds in rows:
+        variables = re.findall(r"\w+", names)
+        numbers = re.findall(r"\d+", seconds)
+        for variable, number in zip(variables, numbers * (len(variables) if len(numbers) == 1 else 1), strict=True):
+            defaults = yaml.safe_load((ROOT / f"roles/{role_of(variable)}/defaults/main.yml").read_text())
+            assert re.search(rf"\b{number}\b", str(defaults[variable])), variable
+
+
+def role_of(variable: str) -> str:
+    """Return the role that a variable is one of."""
+    return "load_balancer" if variable.startswith("load_balancer_") else variable.partition("_")[0]

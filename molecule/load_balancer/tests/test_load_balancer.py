@@ -248,7 +248,10 @@ def test_waiting_for_a_host_has_an_end(host: Host) -> None:
         ({"load_balancer_drain": ["app1"]}, ""),
         ({"load_balancer_drain": ["app1", "app2"]}, "nobody would be left to serve shop"),
         ({"load_balancer_drain": ["app1", "app2"], "load_balancer_drain_last": True}, ""),
-        ({"load_balancer_drain": ["app9"]}, "HAProxy knows no server app9, but app1, app2, sticky1, sticky2; run site.yml first"),
+        (
+            {"load_balancer_drain": ["app9"]},
+            "HAProxy knows no server app9, but app1, app2, sticky1, sticky2; run site.yml first",
+        ),
     ],
 )
 def test_the_last_host_is_not_drained_by_mistake(chosen: dict[str, Any], said: str) -> None:
@@ -292,9 +295,8 @@ def test_many_slow_clients_keep_nobody_out(address: str) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", said)
     print(plain[-1500:])
     assert set(re.findall(r"service available: *(\w+)", plain)) == {"YES"}
-    # What it opened in the first two seconds was closed before it gave up, at fifteen.
-    assert re.findall(r"^connected: *(\d+)", plain, re.MULTILINE)[-1] == "0"
-    assert re.findall(r"^closed: *(\d+)", plain, re.MULTILINE)[-1] == "400"
+    # Long before it would have given up, at fifteen seconds.
+    assert "Exit status: No open connections left" in plain
     assert load.failures == []
 
 
