@@ -250,7 +250,7 @@ def test_keepalived_conf_means_what_was_asked() -> None:
         port = str(settings.get("load_balancer_port", 80))
         assert blocks[1][1][0][0] == [
             "script",
-            f"/usr/bin/timeout 2 /usr/local/lib/wsgi.fleet/haproxy_answers.sh {port}",
+            f"/usr/bin/timeout 2 /bin/bash /usr/local/lib/wsgi.fleet/haproxy_answers.sh {port}",
         ]
         assert instance["interface"][0] == [settings["load_balancer_interface"]]
         assert instance["priority"][0] == ["200"]

@@ -171,7 +171,7 @@ def test_the_check_has_no_privileges(name: str) -> None:
     assert on(name, "id -un keepalived_script; getent passwd keepalived_script | cut -d: -f7") == (
         "keepalived_script\n/usr/sbin/nologin"
     )
-    ran = "ps -o user:32= -C haproxy_answers.sh || true"
+    ran = "ps -eo user:32=,args= | grep '[h]aproxy_answers' | cut -d' ' -f1"
     end = time.monotonic() + 10
     on(name, "systemctl kill --signal=STOP haproxy")
     try:

@@ -1,4 +1,4 @@
-#!/bin/bash
+# shellcheck shell=bash
 # Tells keepalived whether HAProxy answers at the port that clients come to. For a moment nobody does when systemd starts
 # it anew after a crash; one that is silent for so long is stuck.
 for _attempt in 1 2 3; do
