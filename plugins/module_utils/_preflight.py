@@ -925,7 +925,7 @@ def check_floating(hosts: Sequence[Host]) -> Iterator[Problem]:
             f"{shown}: write addresses of one family for all of them",
         )
     elif owners and not any(address.version in owners for address in wanted):
-        (there,) = owners
+        there = min(owners)
         yield Problem(
             name,
             f"{shown} is not of IPv{there}, by which load balancers reach each other: write an address of IPv{there} "
