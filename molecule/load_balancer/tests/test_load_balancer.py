@@ -93,7 +93,7 @@ def test_nothing_is_hidden_in_a_request(host: Host, address: str) -> None:
     # The line is put together, the tab becomes a blank, and an older HAProxy leaves the NUL to nginx.
     assert passed - {"a header with a NUL in its value"} == {"a line that goes on", "a request line with a tab"}
     assert {tuple(found[name]) for name in passed} == {(200,)}
-    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%d", int(before))
+    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%s", str(int(before)))
 
 
 def test_a_sick_host_gets_no_requests(host: Host, address: str) -> None:

@@ -120,7 +120,7 @@ def test_nothing_is_hidden_in_a_request(host: Host, address: str) -> None:
         # No name of an application.
         "a host with a user": [421],
     }
-    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%d", int(before))
+    assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%s", str(int(before)))
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "POST"])
