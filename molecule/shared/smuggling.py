@@ -48,9 +48,9 @@ CASES: Mapping[str, bytes] = {
     "a chunk beyond all numbers": chunked(b"10000000000000003\r\nabc\r\n0\r\n\r\n") + HIDDEN,
     "a chunk longer than it says": chunked(b"3\r\nabcdef\r\n0\r\n\r\n") + HIDDEN,
     "a line that goes on": request(b"X-One: a", b" Transfer-Encoding: chunked") + b"0\r\n\r\n" + HIDDEN,
-    "a header without a name": request(b": chunked") + HIDDEN,
-    "a header with a NUL in its name": request(b"X-\x00One: a") + HIDDEN,
-    "a header with a NUL in its value": request(b"X-One: a\x00b") + HIDDEN,
+    "a header without a name": request(b": chunked"),
+    "a header with a NUL in its name": request(b"X-\x00One: a"),
+    "a header with a NUL in its value": request(b"X-One: a\x00b"),
     "a carriage return in a value": request(b"X-One: a\rTransfer-Encoding: chunked") + b"0\r\n\r\n" + HIDDEN,
     "no host": request(b"Content-Length: 0", host=b""),
     "two hosts": request(b"Host: evil.example.com", b"Content-Length: 0"),
@@ -66,6 +66,6 @@ CASES: Mapping[str, bytes] = {
 def answers(address: str) -> dict[str, list[int]]:
     """Send each, and return the statuses of all answers to it by its name."""
     return {
-        name: [int(code) for code in re.findall(rb"(?:^|\n)HTTP/1\.[01] (\d{3}) ", ask_raw(address, data, timeout=1))]
+        name: [int(code) for code in re.findall(rb"HTTP/1\.[01] (\d{3}) ", ask_raw(address, data, timeout=1))]
         for name, data in CASES.items()
     }

@@ -92,7 +92,8 @@ def test_nothing_is_hidden_in_a_request(host: Host, address: str) -> None:
     passed = {name for name, codes in found.items() if codes not in ([400], [421])}
     # The line is put together, the tab becomes a blank, and an older HAProxy leaves the NUL to nginx.
     assert passed - {"a header with a NUL in its value"} == {"a line that goes on", "a request line with a tab"}
-    assert {tuple(found[name]) for name in passed} == {(200,)}
+    assert found.pop("a line that goes on") == [200, 400]
+    assert {tuple(codes) for name, codes in found.items() if name in passed} == {(200,)}
     assert "/hidden" not in host.check_output("journalctl --no-pager --output=cat --since=@%s", str(int(before)))
 
 
