@@ -207,7 +207,7 @@ def test_a_host_joins_and_leaves_without_a_lost_request() -> None:
         assert done.returncode == 0, done.stdout
         # Everything that a new host is given, as talkatively as can be.
         assert [text for text in secrets() if text in done.stdout + done.stderr] == []
-        assert "release_stage" in done.stdout
+        assert "module_args" in done.stdout
         look_for_secrets("app3")
         assert set(served_by()) == {"app1", "app2", "app3"}
         app1, app3 = (host_named(name) for name in ("app1", "app3"))
