@@ -89,7 +89,9 @@ def test_security_upgrades_come_by_themselves(host: Host) -> None:
     assert dry.rc == 0, dry.stderr
     said = dry.stdout + dry.stderr
     assert re.search(r"blacklist: .*\^haproxy .*\^nginx ", said)
-    assert host.check_output("systemctl is-enabled apt-daily-upgrade.timer") == "enabled"
+    for timer in ("apt-daily.timer", "apt-daily-upgrade.timer"):
+        assert host.service(timer).is_enabled
+        assert host.service(timer).is_running
     settings = host.check_output("apt-config dump")
     assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
