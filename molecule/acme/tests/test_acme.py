@@ -200,7 +200,8 @@ def test_what_the_timer_starts_renews_what_has_less_than_a_third_of_its_life_lef
     """And what is not for all of the names."""
     host = hosts_of_scenario()["acme-new"]
     directory = state(host)
-    key = host.file(f"{directory}/private/shop.example.com/key.pem").content_string
+    # As OpenSSL writes it: GnuTLS may leave a leading zero of the number out, which not every library reads.
+    key = host.check_output("openssl pkey -in %s/private/shop.example.com/key.pem", directory) + "\n"
     for names, days, issuer in ((NAMES, 31, "31 days for 2"), (NAMES, 29, "Pebble"), (NAMES[:1], 80, "Pebble")):
         put(host, f"{directory}/shop.example.com/cert.pem", lasting(key, names, days))
         host.run_expect([0], "systemctl start certificate-site.service")
