@@ -44,6 +44,7 @@ class App:
 
         host_names = get("app_host_names", [])
         path = get("app_health_path", "/")
+        seconds = get("app_micro_cache", 0)
         limit = {"requests": get("app_client_requests", 0), "connections": get("app_client_connections", 0)}
         return {
             "name": self.name,
@@ -65,9 +66,7 @@ class App:
                     for entry in get("app_static", [])
                 ],
                 # Kept for what is live: none outlives a flip.
-                "cache": {"seconds": get("app_micro_cache", 0), "path": f"/srv/{self.name}/current"}
-                if get("app_micro_cache", 0)
-                else {},
+                "cache": {"seconds": seconds, "path": f"/srv/{self.name}/current"} if seconds else {},
                 "limit": {what: number for what, number in limit.items() if number},
                 # The page that maintenance.yml puts there is the switch. Checks of the fleet always pass;
                 # others that ask for health do where that has a path of its own.
